@@ -174,6 +174,9 @@ def test_a_tokenised_record_keeps_its_own_text(tmp_path: Path) -> None:
     other = {"text": "something else", "tokens": ["Ada", "!"], "spans": [[0, 1, "PER"]]}
     (third,) = read_examples(write(tmp_path, lines_of(other)))
     assert third.text == "Ada !"
+    longer = {"text": "Ada met Bo", "tokens": ["Ada", "met"], "spans": [[0, 1, "PER"]]}
+    (fourth,) = read_examples(write(tmp_path, lines_of(longer)))
+    assert fourth.text == "Ada met"
 
 
 def test_a_text_may_carry_token_offsets(tmp_path: Path) -> None:
@@ -485,7 +488,7 @@ def test_own_tokens_are_kept_and_split() -> None:
         (Example.from_tokens(["a\tb"], []), "conll", r"a conll column holds no tab, .*got 'a\\tb'"),
         (Example.from_tokens(["a"], [(0, 1, "x\ny")]), "conll", "a conll column holds no tab"),
         (Example("ab", (Span(0, 3, "X"),)), "jsonl", "a span must lie in the text"),
-        (Example("ab", (Span(0, 1, " "),)), "jsonl", "label must not be white space only"),
+        (Example("ab", (Span(0, 1, " "),)), "jsonl", "a span's label must not be empty"),
         (Example("a\ud800", ()), "jsonl", r"half of a surrogate pair cannot be written as UTF-8, got '\\ud800'"),
     ],
 )

@@ -28,8 +28,13 @@ Gold = tuple[int, int, int]  # anchor, first, last
 
 
 def make(
-    states: list[list[Vector]], threshold: list[Vector], anchors: list[Vector], rows: list[int], types: list[int],
-    spans: list[Gold], valid: list[list[int]] | None = None,
+    states: list[list[Vector]],
+    threshold: list[Vector],
+    anchors: list[Vector],
+    rows: list[int],
+    types: list[int],
+    spans: list[Gold],
+    valid: list[list[int]] | None = None,
 ) -> ContrastiveBatch:
     """A batch from plain lists; every position is real unless ``valid`` says otherwise."""
     hidden = torch.tensor(states)
@@ -163,7 +168,8 @@ def slow_supcon(batch: ContrastiveBatch, tau: float, other: ContrastiveBatch | N
         query = plain.pool(*span)
         score = {
             t: cos(query, keys.pool(*second)) / tau
-            for t, second in enumerate(keys.spans) if other is not None or t != s
+            for t, second in enumerate(keys.spans)
+            if other is not None or t != s
         }
         partners = [t for t in score if plain.types[plain.spans[t][0]] == plain.types[span[0]]]
         if partners:
@@ -197,7 +203,8 @@ BY_HAND: dict[str, tuple[str, ContrastiveBatch, float]] = {
     "span, no negatives": ("span", ask([Y], [(0, 0, 0)]), 0.0),
     # Spans X and Y of one type, Y of another: the third has no partner and contributes nothing.
     "supcon": (
-        "supcon", make([[X, Y], [Y, X]], [X, X], [X, X, X], [0, 1, 1], [7, 7, 3], [(0, 0, 0), (1, 0, 0), (2, 0, 0)]),
+        "supcon",
+        make([[X, Y], [Y, X]], [X, X], [X, X, X], [0, 1, 1], [7, 7, 3], [(0, 0, 0), (1, 0, 0), (2, 0, 0)]),
         (math.log(2) + math.log(1 + math.e)) / 2,
     ),
     "supcon, seen once": ("supcon", make([[X, Y]], [X], [X, X], [0, 0], [0, 1], [(0, 0, 0), (1, 1, 1)]), 0.0),
@@ -246,16 +253,25 @@ def full(value: float, spans: list[Gold], *, tokens: int = 3, rows: int = 1, typ
     """Every vector the same; every type asked of every row."""
     vector = [value, value]
     return make(
-        [[vector] * tokens] * rows, [vector] * rows, [vector] * (rows * types),
-        [row for row in range(rows) for _ in range(types)], list(range(types)) * rows, spans,
+        [[vector] * tokens] * rows,
+        [vector] * rows,
+        [vector] * (rows * types),
+        [row for row in range(rows) for _ in range(types)],
+        list(range(types)) * rows,
+        spans,
     )
 
 
 DEGENERATE: dict[str, ContrastiveBatch] = {
     "no anchors": make([[X, Y]], [X], [], [], [], []),
     "no rows": ContrastiveBatch(
-        torch.zeros(0, 0, 2), torch.zeros(0, 0).bool(), torch.zeros(0, 2), torch.zeros(0, 2),
-        torch.zeros(0).long(), torch.zeros(0).long(), torch.zeros(0, 3).long(),
+        torch.zeros(0, 0, 2),
+        torch.zeros(0, 0).bool(),
+        torch.zeros(0, 2),
+        torch.zeros(0, 2),
+        torch.zeros(0).long(),
+        torch.zeros(0).long(),
+        torch.zeros(0, 3).long(),
     ),
     "no spans": full(1.0, []),
     "one class, one entity": make([[X, Y, X]], [Y], [X], [0], [0], [(0, 1, 2)]),

@@ -74,6 +74,13 @@ class LoraConfig(_Section):
     targets: str = knob("auto", "auto finds every linear layer of the decoder blocks; or module names, comma-separated")
     rslora: bool = knob(False, "rank-stabilised scaling (arXiv 2312.03732)")
     dora: bool = knob(False, "weight-decomposed adaptation (arXiv 2402.09353)")
+    keep: float = knob(
+        0.0,
+        "share of the trained update that is kept, the weights being moved back towards the base (arXiv 2109.01903); 0 "
+        "chooses it: on the dev set, or by how well the base answers the shots before training",
+        low=0.0,
+        high=1.0,
+    )
 
 
 @dataclass(frozen=True)
@@ -107,7 +114,7 @@ class LossConfig(_Section):
 class TrainConfig(_Section):
     """The optimisation."""
 
-    learning_rate: float = knob(5e-4, "peak learning rate of AdamW", low=0.0)
+    learning_rate: float = knob(1e-3, "peak learning rate of AdamW", low=0.0)
     steps: int = knob(0, "optimiser steps; 0 chooses them from the number of shots", low=0)
     batch_sentences: int = knob(4, "sentences in an optimiser step", low=1)
     batch_tokens: int = knob(
@@ -139,9 +146,9 @@ class DecodeConfig(_Section):
     nested: bool = knob(False, "allow spans inside spans")
     vote_weight: float = knob(0.0, "weight of the contrastive votes; 0 switches them off", low=0.0)
     opening: str = knob(
-        "mass",
-        "when a span is opened: mass, when all openings together outweigh ending; best, when one opening alone does",
-        choices=("mass", "best"),
+        "best",
+        "when a span is opened: best, when one opening outweighs ending; mass, when all openings together do",
+        choices=("best", "mass"),
     )
     end_bias: float = knob(0.0, "added to the logit of ending the answer; below 0 finds more spans")
     threshold: float = knob(0.0, "spans with a lower score are dropped", low=0.0, high=1.0)

@@ -147,8 +147,6 @@ def write_examples(
         for count, example in enumerate(examples, 1):
             try:
                 example.check()
-                if any(not span.label.strip() for span in example.spans):
-                    raise DataError("a span's label must not be white space only", field="spans")
                 handle.write(render[format](example).encode("utf-8"))
             except DataError as error:
                 raise DataError(error.message, source=example.source or f"example {count}", field=error.field) from None

@@ -87,8 +87,8 @@ class Example:
                 )
             if span.start < 0 or span.end > len(self.text):
                 raise DataError(
-                    f"a span must lie in the text (0 to {len(self.text)} code points), "
-                    f"got {span.start} to {span.end} ({span.label}); offsets in bytes or UTF-16 units must be converted",
+                    f"a span must lie in the text (0 to {len(self.text)} code points), got {span.start} to {span.end} "
+                    f"({span.label}); offsets in bytes or UTF-16 units must be converted",
                     source=self.source,
                     field="spans",
                 )

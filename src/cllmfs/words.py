@@ -27,6 +27,8 @@ _UNSPACED_RANGES = (
 )
 # Graphemes' extenders that are letters by category: Thai and Lao vowel AM, half-width voicing marks of Katakana.
 _LETTER_EXTENDERS = "\u0e33\u0eb3\uff9e\uff9f"
+# Signs that hang the next consonant under or onto the one before: viramas of Indic scripts, Myanmar's and Khmer's.
+_LINKERS = "\u094d\u09cd\u0acd\u0b4d\u0c4d\u0d4d\u1039\u17d2"
 # Format characters that part words rather than belong to one: zero-width space, bidirectional marks and isolates. They
 # are units of their own, so that a mention beside one can be told from it.
 _SEPARATORS = "\u200b\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
@@ -57,18 +59,24 @@ def _joins(previous: str, char: str, base: str) -> bool:
         return True
     if previous == _JOINER:
         return _kind(char) == "single" and _kind(base) == "single"
-    # A Hangul syllable in parts: a vowel or a final consonant after what may precede it.
-    part = "\u1160" <= char <= "\u11ff" or "\ud7b0" <= char <= "\ud7ff"
-    return part and (
-        "\u1100" <= previous <= "\u11ff" or "\ua960" <= previous <= "\ua97f" or "\uac00" <= previous <= "\ud7ff"
+    if previous in _LINKERS:
+        return unicodedata.category(char) == "Lo"
+    # A Hangul syllable in parts: leading consonants, then a vowel and final consonants.
+    return (_leads(previous) and (_leads(char) or "\uac00" <= char <= "\ud7a3")) or (
+        ("\u1160" <= char <= "\u11ff" or "\ud7b0" <= char <= "\ud7ff")
+        and (_leads(previous) or "\u1160" <= previous <= "\u11ff" or "\uac00" <= previous <= "\ud7ff")
     )
+
+
+def _leads(char: str) -> bool:
+    return "\u1100" <= char <= "\u115f" or "\ua960" <= char <= "\ua97f"
 
 
 def clusters(text: str) -> list[tuple[int, int]]:
     """Grapheme clusters as (start, end); white space is a cluster a character.
 
     Enough of Unicode annex 29 for spans: marks, format characters, skin tones and joined emoji stay with their base,
-    regional indicators pair up to flags, the parts of a Hangul syllable and CR LF stay together.
+    regional indicators pair up to flags; conjunct consonants, the parts of a Hangul syllable and CR LF stay together.
     """
     found: list[tuple[int, int]] = []
     lone_flag = False
