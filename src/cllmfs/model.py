@@ -1,0 +1,399 @@
+"""The base model behind one narrow door: hidden states in, restricted logits out.
+
+Loads any Hugging Face causal LM (safetensors only, no remote code), finds out whether it can run trees, attaches LoRA.
+Knows transformers and peft; knows nothing of prompts' wording, losses or spans.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig as PeftLoraConfig
+from peft import get_peft_model
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+
+from cllmfs.alignment import with_word_cuts
+from cllmfs.config import LoraConfig
+from cllmfs.errors import ModelError
+from cllmfs.prompts import EncodedPrompt, PromptTemplate
+
+logger = logging.getLogger(__name__)
+
+MINI = "cllmfs-mini"
+PROMPT_FILE = "cllmfs_prompt.json"
+
+
+@dataclass
+class Hidden:
+    """States of one pass.
+
+    Attributes:
+        last: [R, T, d] what the output embedding is applied to.
+        layer: [R, T, d] states of the layer asked for, or ``None``.
+    """
+
+    last: Tensor
+    layer: Tensor | None
+
+
+class Backbone:
+    """A causal LM, its tokenizer and its prompt.
+
+    Attributes:
+        name: id or folder, as the user gave it.
+        model: the Hugging Face model; LoRA layers, once attached, live inside it.
+        tokenizer: cuts at words' edges (:func:`~cllmfs.alignment.with_word_cuts`).
+        prompt: the prompt in the tokenizer's ids.
+        peft: the peft wrapper, once :meth:`attach_lora` was called.
+    """
+
+    def __init__(self, name: str, model: Any, tokenizer: Any, template: PromptTemplate) -> None:
+        self.name = name
+        self.model = model
+        tokenizer.split_special_tokens = False
+        tokenizer.backend_tokenizer.encode_special_tokens = False
+        self.prompt = EncodedPrompt(template, tokenizer)
+        # From here on "[SEP]" or "</s>" in a user's text is text, not a control token. Both flags are needed: every
+        # call of the tokenizer sets the backend's to its own.
+        self.tokenizer = with_word_cuts(tokenizer)
+        self.tokenizer.split_special_tokens = True
+        self.tokenizer.backend_tokenizer.encode_special_tokens = True
+        self.peft: Any = None
+        self._takes_trees: bool | None = None
+        self._logit_scale: float | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return torch.device(next(self.model.parameters()).device)
+
+    @property
+    def layers(self) -> int:
+        """Number of decoder layers."""
+        return int(self.model.config.get_text_config().num_hidden_layers)
+
+    @property
+    def max_positions(self) -> int:
+        """Longest row; a large number where the architecture sets none."""
+        config = self.model.config.get_text_config()
+        return int(getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 1 << 20)
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of token ids."""
+        return int(self.model.get_input_embeddings().num_embeddings)
+
+    @property
+    def tolerance(self) -> float:
+        """How far, as a share of the largest value, two states may differ that are equal but for rounding."""
+        return 1e-3 if self.model.dtype == torch.float32 else 5e-2
+
+    def layer_index(self, share: float) -> int:
+        """The index into ``hidden_states`` at a share of the depth; 1 is the first layer's output."""
+        return max(1, min(self.layers, round(share * self.layers)))
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Input embeddings, [R, T] to [R, T, d]."""
+        return self.model.get_input_embeddings()(ids)  # type: ignore[no-any-return]
+
+    def forward(
+        self,
+        ids: Tensor | None,
+        mask: Tensor,
+        positions: Tensor | None,
+        *,
+        embeds: Tensor | None = None,
+        cache: DynamicCache | None = None,
+        layer: int | None = None,
+    ) -> Hidden:
+        """One pass.
+
+        Args:
+            ids: [R, T]; or ``None`` with ``embeds``.
+            mask: bool, [R, T, S] who sees whom with S = T + cached columns; or [R, T], real tokens of plain rows.
+            positions: [R, T]; ``None`` lets the model count.
+            embeds: [R, T, d] instead of ids.
+            cache: read and extended, when given.
+            layer: index of the hidden states wanted beside the last ones.
+        """
+        attention = mask if mask.dim() == 2 else self._additive(mask)
+        inputs: dict[str, Any] = {"input_ids": ids} if embeds is None else {"inputs_embeds": embeds}
+        if positions is not None:
+            # An answer may outgrow learned positions; its last tokens then share the last one.
+            inputs["position_ids"] = positions.clamp(max=self.max_positions - 1)
+        with self._captured_projection() as captured:
+            output = self.model(
+                **inputs,
+                attention_mask=attention,
+                past_key_values=cache,
+                use_cache=cache is not None,
+                output_hidden_states=layer is not None,
+            )
+        return Hidden(captured[0], None if layer is None else output.hidden_states[layer])
+
+    def project(self, hidden: Tensor, candidates: Tensor) -> Tensor:
+        """Logits of a few tokens each, without the rest of the vocabulary.
+
+        Args:
+            hidden: [R, Q, d] states from :attr:`Hidden.last`.
+            candidates: [R, C] token ids.
+
+        Returns:
+            [R, Q, C] logits in fp32.
+        """
+        head = self.model.get_output_embeddings()
+        logits = torch.einsum("rqd,rcd->rqc", hidden, head.weight[candidates].to(hidden.dtype)).float()
+        if getattr(head, "bias", None) is not None:
+            logits = logits + head.bias[candidates].float()[:, None, :]
+        if (scale := self.logit_scale()) != 1.0:
+            logits = logits * scale
+        if cap := self._logit_cap:
+            logits = torch.tanh(logits / cap) * cap
+        return logits
+
+    @property
+    def _logit_cap(self) -> float | None:
+        return getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
+
+    def logit_scale(self) -> float:
+        """What the model multiplies its logits by, before any cap; 1 for most.
+
+        Measured, once: Cohere, Granite and others each have their own name for it, and some divide.
+        """
+        if self._logit_scale is None:
+            self._logit_scale = _measure_logit_scale(self, self._logit_cap)
+        return self._logit_scale
+
+    @contextlib.contextmanager
+    def at_rest(self) -> Iterator[None]:
+        """No dropout, no mixed precision, no graph: a probe must see the model itself, whoever asks."""
+        training = self.model.training
+        self.model.eval()
+        try:
+            with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+                yield
+        finally:
+            self.model.train(training)
+
+    def takes_trees(self) -> bool:
+        """Whether a tree gives the same states as its branches run apart; found out by trying, once."""
+        if self._takes_trees is None:
+            with self.at_rest():
+                self._takes_trees = _probe_trees(self)
+            if not self._takes_trees:
+                logger.warning(
+                    "%s cannot share a sentence between types (no 4-D attention masks or position ids); "
+                    "each type is run as a row of its own, which is slower",
+                    self.name,
+                )
+        return self._takes_trees
+
+    def attach_lora(self, config: LoraConfig) -> None:
+        """Freeze the base and add LoRA layers; a second call is an error of ours."""
+        if self.peft is not None:
+            raise RuntimeError("LoRA is attached already")
+        self.peft = get_peft_model(
+            self.model,
+            PeftLoraConfig(
+                r=config.rank,
+                lora_alpha=config.alpha,
+                lora_dropout=config.dropout,
+                target_modules=self.lora_targets(config.targets),
+                use_rslora=config.rslora,
+                use_dora=config.dora,
+            ),
+        )
+        self.peft.active_peft_config.base_model_name_or_path = self.name  # not where it lies on this machine
+
+    def scale_lora(self, share: float) -> None:
+        """Multiply every layer's update by ``share``: interpolation between base (0) and trained weights (1)."""
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                if ".lora_B." in name:
+                    parameter.mul_(share)
+
+    def lora_targets(self, names: str = "auto") -> list[str]:
+        """Names of the modules that LoRA adapts; ``auto``: every linear layer inside the decoder's blocks.
+
+        Raises:
+            ModelError: if a name matches no linear layer.
+        """
+        found: dict[str, str] = {}
+        for path, module in self.model.named_modules():
+            inside_block = any(part.isdigit() for part in path.split("."))
+            if inside_block and (isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"):
+                found[path] = path.rsplit(".", 1)[-1]
+        if names == "auto":
+            if not found:
+                raise ModelError(f"{self.name}: no linear layers in decoder blocks, so LoRA has nothing to adapt")
+            return sorted(found)
+        wanted = [name.strip() for name in names.split(",") if name.strip()]
+        known = sorted(set(found.values()))
+        missing = [name for name in wanted if name not in known]
+        if missing or not wanted:
+            wrong = f"{missing[0]!r} is no linear layer of {self.name}" if missing else "no layer is named"
+            raise ModelError(f"lora.targets: {wrong}; there are {', '.join(known)}")
+        return sorted(path for path, name in found.items() if name in wanted)
+
+    def _additive(self, mask: Tensor) -> Tensor:
+        """[R, T, S] bool to the [R, 1, T, S] additive mask that attention implementations take."""
+        dtype = self.model.dtype
+        if torch.is_autocast_enabled(mask.device.type):
+            dtype = torch.get_autocast_dtype(mask.device.type)
+        zero = torch.zeros((), dtype=dtype, device=mask.device)
+        return torch.where(mask, zero, torch.finfo(dtype).min)[:, None]
+
+    @contextlib.contextmanager
+    def _captured_projection(self) -> Iterator[list[Tensor]]:
+        """Catch what enters the output embedding, and let it project nothing: logits are [R, 0, vocabulary]."""
+        captured: list[Tensor] = []
+
+        def catch(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            captured.append(inputs[0])
+            return (inputs[0][..., :0, :], *inputs[1:])
+
+        handle = self.model.get_output_embeddings().register_forward_pre_hook(catch)
+        try:
+            yield captured
+        finally:
+            handle.remove()
+
+
+def load_backbone(base: str, *, device: str | None = None, dtype: torch.dtype | None = None) -> Backbone:
+    """Load ``cllmfs-mini``, a folder or a hub id.
+
+    Weights are read from safetensors alone and no code of the repository is run.
+
+    Args:
+        base: what to load.
+        device: a torch device; a GPU where there is one, when not given.
+        dtype: of the weights; bf16 on a GPU that has it, else fp32, when not given.
+
+    Raises:
+        ModelError: if there is no such base, or it is no causal LM with a fast tokenizer and safetensors weights.
+    """
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if dtype is None:
+        dtype = torch.bfloat16 if place.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+    source = str(base_folder(base) or base)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, use_fast=True)
+        model = AutoModelForCausalLM.from_pretrained(source, trust_remote_code=False, use_safetensors=True, dtype=dtype)
+    except Exception as error:  # damaged files raise bare exceptions from compiled code
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(
+            f"{base!r} cannot be loaded as a base: a base is {MINI!r}, a folder or a hub id of a causal LM with "
+            f"safetensors weights and a tokenizer.json. {reason}"
+        ) from error
+    if getattr(tokenizer, "backend_tokenizer", None) is None:
+        raise ModelError(f"{base!r} has no fast tokenizer (tokenizer.json), which character offsets need")
+    backbone = Backbone(base, model.to(place).eval(), tokenizer, _template(source))
+    if not _is_causal(backbone):
+        raise ModelError(
+            f"{base!r} is no causal LM: what stands later in a text changes what it computes earlier, as in encoders; "
+            "choose a decoder (for BERT, a checkpoint with is_decoder = true)"
+        )
+    return backbone
+
+
+def base_folder(base: str) -> Path | None:
+    """The folder of a base on disk; ``None`` for a hub id."""
+    if base == MINI:
+        return Path(str(files("cllmfs") / "mini"))
+    return Path(base) if Path(base).is_dir() else None
+
+
+def fingerprint(base: str, model: Any) -> str:
+    """What tells one base from another: a SHA-256 over config and weights of a folder, or the hub's commit."""
+    folder = base_folder(base)
+    if folder is None:
+        return f"commit:{getattr(model.config, '_commit_hash', None)}"
+    digest = hashlib.sha256()
+    for path in [folder / "config.json", *sorted(folder.glob("*.safetensors"))]:
+        with path.open("rb") as stream:
+            while chunk := stream.read(1 << 20):
+                digest.update(chunk)
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _template(source: str) -> PromptTemplate:
+    path = Path(source) / PROMPT_FILE
+    if not path.is_file():
+        return PromptTemplate()
+    try:
+        return PromptTemplate.from_dict(json.loads(path.read_text(encoding="utf-8")), str(path))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: a prompt template must be a JSON object in UTF-8: {error}") from error
+
+
+def _is_causal(backbone: Backbone) -> bool:
+    """Whether two plain rows that differ in their last token alone have the same states before it."""
+    ids = torch.tensor([[3, 7, 5, 2], [3, 7, 5, 9]], device=backbone.device) % backbone.vocabulary
+    with backbone.at_rest():
+        states = backbone.forward(ids, torch.ones_like(ids, dtype=torch.bool), None).last[:, :3].float()
+    return bool((states[0] - states[1]).abs().max() <= backbone.tolerance * states.abs().max())
+
+
+def _measure_logit_scale(backbone: Backbone, cap: float | None) -> float:
+    """Least squares of the model's logits on what its output embedding gives, over a few arbitrary tokens."""
+    caught: list[Tensor] = []
+
+    def catch(_: nn.Module, __: tuple[Tensor, ...], logits: Tensor) -> None:
+        caught.append(logits)
+
+    ids = torch.tensor([[3, 7, 5, 2]], device=backbone.device) % backbone.vocabulary
+    handle = backbone.model.get_output_embeddings().register_forward_hook(catch)
+    try:
+        with backbone.at_rest():
+            full = backbone.model(input_ids=ids, use_cache=False).logits.double()
+    finally:
+        handle.remove()
+    raw = caught[0].double()
+    if cap:  # undone where the hyperbolic tangent is not yet flat
+        inside = full.abs() < 0.8 * cap
+        raw, full = raw[inside], torch.atanh(full[inside] / cap) * cap
+    scale = float((raw * full).sum() / raw.square().sum())
+    return 1.0 if not abs(scale - 1.0) > 0.01 else scale  # rounding is no scale
+
+
+def _probe_trees(backbone: Backbone) -> bool:
+    """Compare a tree of two branches with the same rows run apart, on a few arbitrary tokens."""
+    from cllmfs.batching import PREFIX, tree_mask
+
+    config = backbone.model.config.get_text_config()
+    if any(kind != "full_attention" for kind in getattr(config, "layer_types", None) or ()):
+        return False
+    window = getattr(config, "sliding_window", None)
+    if window is not None and getattr(config, "use_sliding_window", True) and window < backbone.max_positions:
+        return False
+    # The first branch is long, so that a model that counts columns itself is far off in the second.
+    shared, long, short = 5, 24, 3
+    total = shared + long + short
+    ids = [(7 * column + 3) % min(backbone.vocabulary, 101) for column in range(total)]
+    marks = [PREFIX] * shared + [0] * long + [1] * short
+    places = [*range(shared + long), *range(shared, shared + short)]
+
+    def as_row(values: list[int]) -> Tensor:
+        return torch.tensor([values], device=backbone.device)
+
+    try:
+        tree = backbone.forward(as_row(ids), tree_mask(as_row(marks), False), as_row(places)).last[0].float()
+        for columns in ([*range(shared + long)], [*range(shared), *range(shared + long, total)]):
+            row = as_row([ids[column] for column in columns])
+            plain = backbone.forward(row, torch.ones_like(row, dtype=torch.bool), None).last[0].float()
+            scale = plain.abs().max().clamp(min=1e-6)
+            if not bool(((tree[columns] - plain).abs().max() / scale) < backbone.tolerance):
+                return False
+    except (TypeError, ValueError, RuntimeError, NotImplementedError, IndexError, AttributeError):
+        return False
+    return True

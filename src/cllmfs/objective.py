@@ -1,0 +1,131 @@
+"""What a batch costs: the language-model loss on the answers, and the contrastive loss on the hidden states.
+
+Knows batches, the model and the losses; knows nothing of optimisers or data.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cllmfs.batching import IGNORE, PADDING, Batch, tree_mask
+from cllmfs.config import LossConfig
+from cllmfs.losses import ContrastiveBatch, contrastive_loss, cross_view, fgm_perturbation, neftune_noise
+from cllmfs.model import Backbone, Hidden
+
+
+@dataclass
+class LossParts:
+    """Scalars of one batch; ``total`` carries the graph."""
+
+    total: Tensor
+    language: Tensor
+    contrastive: Tensor
+
+
+def run(
+    backbone: Backbone, batch: Batch, bidirectional: bool, layer: int | None = None, embeds: Tensor | None = None
+) -> Hidden:
+    """Pass a batch through the model, as trees or, where the model cannot take them, as plain rows.
+
+    Args:
+        backbone: the model.
+        batch: R rows of T tokens.
+        bidirectional: attention inside the sentence block.
+        layer: index of the hidden states wanted beside the last ones.
+        embeds: [R, T, d] input embeddings instead of the batch's ids.
+
+    Raises:
+        ValueError: if the model takes no trees and a row has several branches.
+    """
+    ids = batch.ids if embeds is None else None
+    if backbone.takes_trees():
+        mask = tree_mask(batch.branch, bidirectional)
+        return backbone.forward(ids, mask, batch.positions, embeds=embeds, layer=layer)
+    if len(batch.labels) > len(batch.rows):
+        raise ValueError(f"{backbone.name} takes no trees, but a row has several branches; build rows with tree=False")
+    return backbone.forward(ids, batch.branch != PADDING, None, embeds=embeds, layer=layer)
+
+
+def answer_logits(backbone: Backbone, batch: Batch, last: Tensor, support: str = "automaton") -> Tensor:
+    """Logits [R, Q, C] of the candidates at every answer token; -inf where the support does not reach.
+
+    ``automaton`` leaves what the decoder may emit at that step; ``sentence`` leaves every candidate of the row.
+    """
+    rows = torch.arange(len(batch.rows), device=last.device)[:, None]
+    logits = backbone.project(last[rows, batch.query], batch.candidates)
+    if support == "automaton":
+        open_to = batch.allowed
+    else:
+        sizes = torch.tensor([len(row.candidates) for row in batch.rows], device=last.device)
+        open_to = (torch.arange(logits.shape[2], device=last.device) < sizes[:, None])[:, None, :]
+    # Padded answer tokens keep their logits: they are ignored, and a row of -inf alone would give NaN gradients.
+    return logits.masked_fill(~(open_to | (batch.target == IGNORE)[:, :, None]), float("-inf"))
+
+
+def language_loss(backbone: Backbone, batch: Batch, last: Tensor, support: str = "automaton") -> Tensor:
+    """Mean cross-entropy of the answer tokens over the tokens that the decoder may emit; ``last`` is [R, T, d].
+
+    Equal to the loss over the whole vocabulary with all other tokens masked out; no vocabulary-wide logits are made.
+    """
+    logits = answer_logits(backbone, batch, last, support)
+    return F.cross_entropy(logits.flatten(0, 1), batch.target.flatten(), ignore_index=IGNORE)
+
+
+def contrastive_states(batch: Batch, states: Tensor) -> ContrastiveBatch:
+    """Gather the sentence's, the threshold's and the anchors' states from [R, T, d] of one layer."""
+    count = int(batch.sentence[:, 1].max()) if len(batch.rows) else 0
+    offsets = torch.arange(max(count, 1), device=states.device)
+    columns = (batch.sentence[:, :1] + offsets).clamp(max=states.shape[1] - 1)  # [R, n]
+    rows = torch.arange(len(batch.rows), device=states.device)
+    numbers = {label: number for number, label in enumerate(dict.fromkeys(batch.labels))}
+    types = torch.tensor([numbers[label] for label in batch.labels], device=states.device)
+    return ContrastiveBatch(
+        states=states[rows[:, None], columns],
+        valid=offsets < batch.sentence[:, 1:],
+        threshold=states[rows, (batch.sentence[:, 0] - 1).clamp(min=0)],
+        anchors=states[batch.anchors[:, 0], batch.anchors[:, 1]],
+        rows=batch.anchors[:, 0],
+        types=types,
+        spans=batch.spans,
+    )
+
+
+def batch_loss(backbone: Backbone, batch: Batch, config: LossConfig, bidirectional: bool) -> LossParts:
+    """The loss of a batch in training, with the adversarial form that the config names."""
+    contrastive = config.contrastive != "none" and config.contrastive_weight > 0
+    layer = backbone.layer_index(config.contrastive_layer) if contrastive else None
+    if config.adversarial == "none":
+        return _parts(backbone, batch, config, run(backbone, batch, bidirectional, layer))[0]
+    real = batch.branch != PADDING
+    embeds = backbone.embed(batch.ids)
+    if config.adversarial == "neftune":
+        noisy = embeds + neftune_noise(embeds, real, config.noise_alpha)
+        return _parts(backbone, batch, config, run(backbone, batch, bidirectional, layer, noisy))[0]
+    # Frozen embeddings have no graph and need a leaf to take the gradient at; trained ones keep theirs.
+    clean_embeds = embeds if embeds.requires_grad else embeds.detach().requires_grad_(True)
+    clean, view = _parts(backbone, batch, config, run(backbone, batch, bidirectional, layer, clean_embeds))
+    (gradient,) = torch.autograd.grad(clean.language, clean_embeds, retain_graph=True)
+    moved = embeds + fgm_perturbation(gradient.float(), real, config.epsilon).to(embeds.dtype)
+    shifted, other = _parts(backbone, batch, config, run(backbone, batch, bidirectional, layer, moved))
+    total = (clean.total + shifted.total) / 2
+    both = (clean.contrastive + shifted.contrastive) / 2
+    if config.adversarial == "fgm-view" and view is not None and other is not None:
+        across = cross_view(view, other, config.contrastive, temperature=config.temperature)
+        total = total + config.contrastive_weight * across
+        both = both + across
+    return LossParts(total, (clean.language + shifted.language) / 2, both)
+
+
+def _parts(
+    backbone: Backbone, batch: Batch, config: LossConfig, hidden: Hidden
+) -> tuple[LossParts, ContrastiveBatch | None]:
+    language = language_loss(backbone, batch, hidden.last, config.support)
+    if hidden.layer is None:
+        return LossParts(language, language, torch.zeros_like(language)), None
+    view = contrastive_states(batch, hidden.layer)
+    contrastive = contrastive_loss(config.contrastive, view, temperature=config.temperature)
+    return LossParts(language + config.contrastive_weight * contrastive, language, contrastive), view

@@ -1,0 +1,363 @@
+"""Constrained decoding: choices and scores by hand and by enumeration; cached as plain, batched as single."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import EXAMPLES, requests_of, tiny_backbone
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import cllmfs.decoding
+from cllmfs.alignment import TokenizedText, tokenize
+from cllmfs.automaton import SpanAutomaton, State
+from cllmfs.batching import RowBuilder, TypeQuery, collate
+from cllmfs.config import DecodeConfig
+from cllmfs.decoding import Request, TokenSpan, VoteSettings, decode
+from cllmfs.model import Backbone
+
+NEXT, END = 4, 5
+PROMPT: Any = SimpleNamespace(bos=[], before=[1], after=[2], open=[3], next_id=NEXT, end_id=END)
+VOTING = VoteSettings(weight=1.0, layer=1, temperature=1.0)
+MASS = DecodeConfig(opening="mass")
+Script = dict[tuple[int, ...], dict[int, float]]
+
+
+def text_of(ids: tuple[int, ...], start_ok: Any = None, end_ok: Any = None) -> TokenizedText:
+    count = len(ids)
+    starts, ends = start_ok or (True,) * count, end_ok or (True,) * count
+    return TokenizedText("x" * count, ids, tuple(starts), tuple(ends), tuple(range(count)), tuple(range(1, count + 1)))
+
+
+class Scripted:
+    """In the place of a model: for each list of tokens emitted, the probability of what comes next."""
+
+    def __init__(self, batch: Any, script: Script, cast: list[float] | None = None) -> None:
+        self.batch, self.script, self.cast = batch, script, cast
+
+    def first(self, voting: VoteSettings | None) -> tuple[np.ndarray, np.ndarray | None]:
+        count = len(self.batch.labels)
+        cast = None if self.cast is None or voting is None else np.array([self.cast] * count, dtype=np.float32)
+        return np.array([self._logits(())] * count), cast
+
+    def feed(self, active: list[Any]) -> np.ndarray:
+        return np.array([self._logits(tuple(branch.emitted)) for branch in active])
+
+    def _logits(self, emitted: tuple[int, ...]) -> list[float]:
+        wanted = self.script[emitted]
+        # What is not in the script is likely, so that a token that is wrongly open would win.
+        return [math.log(wanted[token]) if token in wanted else 50.0 for token in self.batch.rows[0].candidates]
+
+
+def answer(
+    text: TokenizedText,
+    script: Script,
+    config: DecodeConfig | None = None,
+    *,
+    cast: list[float] | None = None,
+    voting: VoteSettings | None = None,
+    nested: bool = False,
+) -> list[tuple[int, int, float]]:
+    """Spans that come of a script, with scores rounded."""
+    builder = RowBuilder(PROMPT, "sentence-first", tree=True, nested=nested)
+    batch = collate(builder.rows(text, [TypeQuery("A", (30,))]))
+    (spans,) = cllmfs.decoding._decode_batch(Scripted(batch, script, cast), builder, batch, config or MASS, voting)
+    assert all(span.label == "A" for span in spans)
+    return [(span.first, span.last, round(span.score, 6)) for span in spans]
+
+
+ABAC = text_of((10, 11, 10, 12))
+TWICE: Script = {
+    (): {10: 0.3, 11: 0.25, 12: 0.1, END: 0.35},
+    (10,): {11: 0.2, 12: 0.1, NEXT: 0.4, END: 0.3},
+    (10, NEXT): {11: 0.3, 10: 0.5, 12: 0.2},
+    (10, NEXT, 10): {12: 0.2, NEXT: 0.3, END: 0.5},
+}
+
+
+def test_repeated_mentions_stand_for_one_occurrence_after_the_other() -> None:
+    # By hand: opening 0.3, closing 0.4 + 0.3; then NEXT among closings 0.4 / 0.7, opening 0.5, closing 0.3 + 0.5.
+    assert answer(ABAC, TWICE) == [(0, 0, 0.21), (2, 2, round(0.4 / 0.7 * 0.5 * 0.8, 6))]
+
+
+def test_longer_span_goes_on_where_its_candidates_go_on() -> None:
+    script: Script = {
+        (): {10: 0.9, 11: 0.05, 12: 0.03, END: 0.02},
+        (10,): {11: 0.3, 12: 0.5, NEXT: 0.1, END: 0.1},
+        (10, 12): {END: 1.0},  # the sentence is over, so nothing else is open and the weight of END is no matter
+    }
+    assert answer(ABAC, script) == [(2, 3, 0.45)]
+
+
+@pytest.mark.parametrize("opening, opened", [("mass", True), ("best", False)])
+def test_opening_rule(opening: str, opened: bool) -> None:
+    # Ending is the likeliest token, but all openings together outweigh it.
+    assert bool(answer(ABAC, TWICE, DecodeConfig(opening=opening))) == opened
+
+
+def test_end_bias() -> None:
+    assert answer(ABAC, TWICE, DecodeConfig(opening="mass", end_bias=1.0)) == []  # 0.35 e / (0.35 e + 0.65) > 0.5
+    ended: Script = {
+        **TWICE,
+        (): {10: 0.2, 11: 0.1, 12: 0.1, END: 0.6},
+        (10,): {11: 0.2, 12: 0.1, NEXT: 0.3, END: 0.4},
+        (10, NEXT, 10, NEXT): {12: 1.0},
+        (10, NEXT, 10, NEXT, 12): {END: 1.0},
+    }
+    assert answer(ABAC, ended) == []
+    found = answer(ABAC, ended, DecodeConfig(opening="mass", end_bias=-1.0))
+    weight = 0.6 / math.e
+    opening = 0.2 / (0.4 + weight)
+    closing = (0.3 + 0.4 / math.e) / (0.6 + 0.4 / math.e)
+    assert found[0] == (0, 0, pytest.approx(opening * closing, abs=1e-6))
+    assert len(found) == 3  # NEXT now outweighs ending, as long as there is room
+
+
+def test_no_start_leaves_nothing_to_say() -> None:
+    assert answer(text_of((10, 11), (False, False)), {(): {END: 1.0}}) == []
+
+
+@pytest.mark.parametrize("weight, expected", [(1.0, (2, 2)), (0.0, (0, 0))])
+def test_votes_choose_the_occurrence(weight: float, expected: tuple[int, int]) -> None:
+    script = {**TWICE, (10, NEXT): {12: 0.9, 10: 0.05, 11: 0.05}, (10, NEXT, 12): {END: 1.0}}
+    voting = VoteSettings(weight, 1, 1.0)
+    found = answer(ABAC, script, cast=[0.0, 0.0, 0.5, 0.0], voting=voting)
+    assert found[0][:2] == expected
+
+
+def test_votes_are_added_where_a_span_opens_and_closes() -> None:
+    script: Script = {
+        (): {10: 0.2, 11: 0.1, 12: 0.1, END: 0.6},
+        (11,): {10: 0.6, NEXT: 0.25, END: 0.15},
+        (11, 10): {12: 0.9, NEXT: 0.05, END: 0.05},
+        (11, 10, 12): {END: 1.0},
+        (11, NEXT): {10: 1.0, 12: 0.001},
+        (11, NEXT, 10): {12: 0.001, END: 1.0, NEXT: 0.001},
+    }
+    assert answer(ABAC, script) == []
+    vote = math.log(8)
+    found = answer(ABAC, script, cast=[0.0, vote, 0.0, -9.0], voting=VOTING)
+    # At the opening 11 stands at 0.1 * 8 beside 0.2 + 0.1 / e^9 + 0.6; at the closing NEXT and END stand at 0.4 * 8.
+    opening = 0.8 / (0.2 + 0.1 * math.exp(-9) + 0.6 + 0.8)
+    assert found[0] == (1, 1, pytest.approx(opening * 3.2 / 3.8, abs=1e-6))
+
+
+def test_votes_leave_no_opening_promised_where_none_can_follow() -> None:
+    # Votes may mean the last token, where the tokens emitted could also mean the first; NEXT can only mean the first.
+    script: Script = {
+        (): {10: 0.8, 11: 0.1, END: 0.1},
+        (10,): {11: 0.01, NEXT: 0.98, END: 0.01},
+    }
+    text = text_of((10, 11, 10))
+    strong, weak = ([0.0, 0.0, math.log(weight)] for weight in (200, 5))
+    found = answer(text, script, cast=strong, voting=VOTING)  # 0.01 * 200 for ending there, against 0.98
+    assert [span[:2] for span in found] == [(2, 2)]
+    followed = {**script, (10, NEXT): {10: 0.01, 11: 0.9}, (10, NEXT, 11): {10: 0.01, NEXT: 0.1, END: 0.8}}
+    for cast in (None, weak):
+        found = answer(text, followed, cast=cast, voting=VOTING)
+        assert [span[:2] for span in found] == [(0, 0), (1, 1)]
+
+
+def test_nested_spans() -> None:
+    script: Script = {
+        (): {10: 0.9, 11: 0.06, 12: 0.03, END: 0.01},
+        (10,): {11: 0.2, NEXT: 0.7, END: 0.1},
+        (10, NEXT): {10: 0.8, 11: 0.1, 12: 0.1},
+        (10, NEXT, 10): {11: 1.0},
+        (10, NEXT, 10, 11): {12: 0.1, NEXT: 0.5, END: 0.4},
+        (10, NEXT, 10, 11, NEXT): {10: 0.1, 11: 0.8, 12: 0.1},
+        (10, NEXT, 10, 11, NEXT, 11): {12: 0.1, NEXT: 0.1, END: 0.8},
+    }
+    found = answer(text_of((10, 11, 12)), script, nested=True)
+    assert [span[:2] for span in found] == [(0, 0), (0, 1), (1, 1)]
+    assert found[1][2] == pytest.approx(0.7 / 0.8 * 0.8 * 1.0 * 0.9, abs=1e-6)
+
+
+class Random(Scripted):
+    """Any logits whatever, the same for the same tokens emitted."""
+
+    def __init__(self, batch: Any, seed: int, cast: list[float] | None) -> None:
+        super().__init__(batch, {}, cast)
+        self.seed = seed
+
+    def _logits(self, emitted: tuple[int, ...]) -> list[float]:
+        draw = np.random.default_rng([self.seed, *emitted])
+        return list(draw.normal(0.0, 3.0, len(self.batch.rows[0].candidates)))
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.data(), st.integers(0, 10**6), st.booleans(), st.booleans(), st.sampled_from(["mass", "best"]))
+def test_whatever_the_model_says_the_answer_is_legal(
+    data: st.DataObject, seed: int, nested: bool, with_votes: bool, opening: str
+) -> None:
+    # ids 4 and 5 are delimiters that occur in the sentence
+    ids = tuple(data.draw(st.lists(st.sampled_from([10, 11, 12, NEXT, END]), min_size=1, max_size=9)))
+    flags = st.lists(st.booleans(), min_size=len(ids), max_size=len(ids))
+    text = text_of(ids, tuple(data.draw(flags)), tuple(data.draw(flags)))
+    builder = RowBuilder(PROMPT, "sentence-first", tree=True, nested=nested)
+    batch = collate(builder.rows(text, [TypeQuery("A", (30,))]))
+    cast = list(np.random.default_rng(seed).normal(0.0, 2.0, len(ids))) if with_votes else None
+    config = DecodeConfig(opening=opening, end_bias=-4.0)
+    (spans,) = cllmfs.decoding._decode_batch(Random(batch, seed, cast), builder, batch, config, VOTING)
+    ranges = [(span.first, span.last) for span in spans]
+    assert ranges == sorted(set(ranges))
+    for span in spans:
+        assert text.start_ok[span.first] and text.end_ok[span.last] and span.first <= span.last
+        assert not {NEXT, END} & set(ids[span.first : span.last + 1])
+        assert 0.0 <= span.score <= 1.0
+    if not nested:
+        assert all(one[1] < two[0] for one, two in pairwise(ranges))
+
+
+def path_probabilities(
+    backbone: Backbone, ids: list[int], automaton: SpanAutomaton, bias: float
+) -> dict[tuple[Any, ...], float]:
+    """Each answer that the automaton accepts, as its spans, with the model's probability of its path."""
+    found: dict[tuple[Any, ...], float] = {}
+
+    def walk(state: State, emitted: list[int], spans: tuple[Any, ...], probability: float) -> None:
+        if state.ended:
+            assert spans not in found  # one path for an answer
+            found[spans] = probability
+            return
+        choices = list(automaton.choices(state))
+        logits = backbone.model(input_ids=torch.tensor([[*ids, *emitted]])).logits[0, -1, choices].double()
+        logits += torch.tensor([bias if token == automaton.end_id else 0.0 for token in choices])
+        for token, share in zip(choices, logits.softmax(0).tolist(), strict=True):
+            closed = automaton.closings(state)[:1] if token in (automaton.next_id, automaton.end_id) else []
+            walk(automaton.advance(state, token), [*emitted, token], (*spans, *closed), probability * share)
+
+    with torch.inference_mode():
+        walk(State(), [], (), 1.0)
+    return found
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_scores_are_conditional_probabilities_over_all_answers(seed: int) -> None:
+    backbone = tiny_backbone("llama", seed=seed)
+    text = tokenize(backbone.tokenizer, "aba", edges="token")
+    assert len(text) == 3 and all(text.start_ok) and all(text.end_ok)
+    builder = RowBuilder(backbone.prompt, "sentence-first", tree=True)
+    most = 0
+    for label in ("boat", "weather"):
+        query = TypeQuery(label, tuple(backbone.prompt.query(label)))
+        (row,) = builder.rows(text, [query])
+        answers = path_probabilities(backbone, [*row.prefix, *row.branches[0].ids], builder.automaton(text), -3.0)
+        # none; a, ab, aba, b, ba; a a, a b, a ba, ab a, b a; a b a: one path for each, as a single a is the first
+        assert ((0, 0), (1, 1), (2, 2)) in answers and () in answers and len(answers) == 12
+        assert sum(answers.values()) == pytest.approx(1.0, abs=1e-6)
+        for opening in ("mass", "best"):
+            config = DecodeConfig(opening=opening, end_bias=-3.0)
+            (spans,) = decode(backbone, builder, [Request(text, (query,))], config, bidirectional=False)
+            most = max(most, len(spans))
+            for count, span in enumerate(spans):
+                before = tuple((s.first, s.last) for s in spans[:count])
+                through = (*before, (span.first, span.last))
+                given_before = sum(p for a, p in answers.items() if a[:count] == before)
+                reached = sum(p for a, p in answers.items() if a[: count + 1] == through)
+                assert span.score == pytest.approx(reached / given_before, abs=1e-5)
+    assert most >= 2
+
+
+MIXED = (
+    *EXAMPLES,
+    ("A long sentence about Ada Byron, who sailed from Oslo to Rome and back in a year.", {"person": (), "place": ()}),
+    ("Oslo", {"place": (), "boat": (), "person": (), "weather": ()}),
+)
+FORTHCOMING = DecodeConfig(end_bias=-2.0, opening="best")
+
+
+def same(one: list[list[TokenSpan]], two: list[list[TokenSpan]]) -> None:
+    ranges = [[[(s.first, s.last, s.label) for s in spans] for spans in found] for found in (one, two)]
+    assert ranges[0] == ranges[1]
+    scores = [[s.score for spans in found for s in spans] for found in (one, two)]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-4)
+    assert scores[0]
+
+
+@pytest.mark.parametrize("votes", [None, VoteSettings(1.0, 1, 0.5)], ids=["no votes", "votes"])
+@pytest.mark.parametrize("nested", [False, True], ids=["flat", "nested"])
+def test_cached_is_uncached(monkeypatch: pytest.MonkeyPatch, nested: bool, votes: VoteSettings | None) -> None:
+    backbone = tiny_backbone("llama")
+    builder = RowBuilder(backbone.prompt, "sentence-first", tree=True, nested=nested)
+    sizes: list[list[int]] = []
+    drop = cllmfs.decoding._CachedRunner._drop_finished_rows
+
+    def watched(runner: Any, needed: list[int]) -> None:
+        before = len(runner.rows)
+        drop(runner, needed)
+        sizes.append([before, len(needed), len(runner.rows)])
+
+    monkeypatch.setattr(cllmfs.decoding._CachedRunner, "_drop_finished_rows", watched)
+    requests = requests_of(backbone, MIXED)
+    cached, plain = (
+        decode(backbone, builder, requests, FORTHCOMING, bidirectional=False, voting=votes, cached=on)
+        for on in (True, False)
+    )
+    same(cached, plain)
+    assert any(before > after for before, _, after in sizes)  # rows have left the cache
+    assert any(needed < after for _, needed, after in sizes)  # and rows have stayed although finished
+
+
+@pytest.mark.parametrize("cached", [True, False])
+@pytest.mark.parametrize("budget", [1, 150, 8192])
+def test_batched_is_single(cached: bool, budget: int) -> None:
+    backbone = tiny_backbone("qwen3")
+    builder = RowBuilder(backbone.prompt, "sentence-first", tree=True)
+    config = DecodeConfig(end_bias=-2.0, batch_tokens=budget)
+    requests = requests_of(backbone, MIXED)
+    together = decode(backbone, builder, requests, config, bidirectional=False, cached=cached)
+    alone = []
+    for request in requests:
+        spans = []
+        for query in request.queries:
+            single = Request(request.sentence, (query,))
+            spans += decode(backbone, builder, [single], config, bidirectional=False)[0]
+        alone.append(spans)
+    same(together, alone)
+
+
+def test_spans_come_in_the_order_asked_and_at_edges() -> None:
+    backbone = tiny_backbone("llama")
+    builder = RowBuilder(backbone.prompt, "sentence-first", tree=True)
+    requests = requests_of(backbone, MIXED)
+    found = decode(backbone, builder, requests, DecodeConfig(end_bias=-4.0), bidirectional=False)
+    assert sum(map(len, found)) > 5
+    for request, spans in zip(requests, found, strict=True):
+        labels = [query.label for query in request.queries]
+        order = [(labels.index(span.label), span.first) for span in spans]
+        assert order == sorted(order)
+        for span in spans:
+            assert request.sentence.start_ok[span.first] and request.sentence.end_ok[span.last]
+        for label in labels:
+            own = [span for span in spans if span.label == label]
+            assert all(one.last < two.first for one, two in pairwise(own))
+
+
+def test_nothing_asked_and_nothing_to_read() -> None:
+    backbone = tiny_backbone("llama")
+    builder = RowBuilder(backbone.prompt, "sentence-first", tree=True)
+    query = TypeQuery("boat", tuple(backbone.prompt.query("boat")))
+    empty, some = tokenize(backbone.tokenizer, ""), tokenize(backbone.tokenizer, "Oslo")
+    requests = [Request(empty, (query,)), Request(some, ()), Request(some, (query,))]
+    config = DecodeConfig(end_bias=-50.0)
+    found = decode(backbone, builder, requests, config, bidirectional=False)
+    assert found[:2] == [[], []] and found[2]
+    assert decode(backbone, builder, [], config, bidirectional=False) == []
+
+
+def test_votes_of_weight_0_are_no_votes() -> None:
+    backbone = tiny_backbone("llama")
+    builder = RowBuilder(backbone.prompt, "sentence-first", tree=True)
+    none, weightless, heavy = (
+        decode(backbone, builder, requests_of(backbone), FORTHCOMING, bidirectional=False, voting=voting)
+        for voting in (None, VoteSettings(0.0, 1, 0.1), VoteSettings(5.0, 1, 0.1))
+    )
+    assert none == weightless
+    assert none != heavy
