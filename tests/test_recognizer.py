@@ -1,0 +1,423 @@
+"""The recogniser end to end on a tiny model: it learns shots by heart, survives the disk, and says what is wrong."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cllmfs.config import Config
+from cllmfs.errors import DataError, ModelError
+from cllmfs.recognizer import EntityRecognizer
+from cllmfs.schema import Document, Example, LabelSet, Span
+from cllmfs.training import Progress
+
+
+def example(text: str, **mentions: list[str]) -> Example:
+    """A sentence with every occurrence of the mentions labelled."""
+    found = [
+        Span(match.start(), match.end(), label)
+        for label, names in mentions.items()
+        for name in names
+        for match in re.finditer(rf"\b{re.escape(name)}\b", text)
+    ]
+    return Example(text, tuple(found))
+
+
+SHOTS = [
+    example("Ada met Bo in Rome.", person=["Ada", "Bo"], place=["Rome"]),
+    example("Kim left Oslo, then Lima.", person=["Kim"], place=["Oslo", "Lima"]),
+    example("Nobody saw it."),
+]
+TEXTS = [*(shot.text for shot in SHOTS), "", "  ", "Bo and Ada left Lima for Rome, 東京 and Oslo.\r\nKim 👩‍🚀 stayed."]
+LEARN = ("train.learning_rate=0.01", "train.precision=fp32", "lora.keep=1")
+# 0.2 of the parameters of a tiny model say little: a random one must be told to find anything at all.
+EAGER = ("decode.end_bias=-20",)
+
+
+def config(*assignments: str) -> Config:
+    return Config().with_settings(assignments)
+
+
+def facts(document: Document) -> list[tuple[int, int, str, float | None]]:
+    return [(*span.key, span.score) for span in document.spans]
+
+
+def keys(document: Document) -> list[tuple[int, int, str]]:
+    return [span.key for span in document.spans]
+
+
+def assert_same(one: list[Document], other: list[Document], tolerance: float = 1e-6) -> None:
+    assert [keys(document) for document in one] == [keys(document) for document in other]
+    for document, again in zip(one, other, strict=True):
+        for span, twin in zip(document.spans, again.spans, strict=True):
+            assert span.score == pytest.approx(twin.score, abs=tolerance)
+            assert (span.text, document.text) == (twin.text, again.text)
+
+
+@pytest.fixture(scope="module")
+def memorised(tiny_base: Path) -> EntityRecognizer:
+    """A tiny model that knows SHOTS by heart; tests leave it as it is."""
+    return EntityRecognizer(str(tiny_base), config=config("train.steps=60", *LEARN)).fit(SHOTS)
+
+
+@pytest.fixture(scope="module")
+def untrained(tiny_base: Path) -> EntityRecognizer:
+    """A random model that is made to answer something."""
+    return EntityRecognizer(str(tiny_base), labels=["person", "place"], config=config(*EAGER))
+
+
+def quick(tiny_base: Path, *assignments: str) -> EntityRecognizer:
+    return EntityRecognizer(str(tiny_base), config=config("train.steps=3", *LEARN, *assignments))
+
+
+# learning
+
+
+def test_it_learns_its_shots_by_heart(memorised: EntityRecognizer) -> None:
+    assert memorised.trained
+    for shot, document in zip(SHOTS, memorised.predict([shot.text for shot in SHOTS]), strict=True):
+        assert keys(document) == [span.key for span in shot.spans]
+        assert all(span.score is not None and span.score > 0.5 for span in document.spans)
+
+
+def test_labels_of_the_shots_are_its_own(memorised: EntityRecognizer) -> None:
+    assert memorised.labels == LabelSet(["person", "place"])
+    assert memorised.shots == {"sentences": 3, "mentions": {"person": 3, "place": 3}, "steps": 60, "keep": 1.0}
+    assert memorised.scores == {}
+
+
+def test_evaluation_counts_what_it_gets_right(memorised: EntityRecognizer) -> None:
+    right = memorised.evaluate(SHOTS)
+    assert right.micro.f1 == 1.0
+    wrong = [Example(shot.text, tuple(Span(s.start, s.end, "place") for s in shot.spans)) for shot in SHOTS]
+    assert 0.4 < memorised.evaluate(wrong, quick=True).micro.f1 < 0.6
+
+
+def test_a_long_text_is_read_in_windows_and_loses_nothing(tiny_base: Path, caplog: pytest.LogCaptureFixture) -> None:
+    text = (
+        "Ada met Bo in Rome. Kim left Oslo for Lima. Nobody saw Bo there.\n"
+        "Rome waited; Ada did not. Zoë and Kim wrote to Oslo. It rained — “much”, Kim said.\r\n"
+        "Lima answered Zoë. Ada came back from Rome, and Bo stayed in Lima."
+    )
+    long = example(text, person=["Ada", "Bo", "Kim", "Zoë"], place=["Rome", "Oslo", "Lima"])
+    settings = ("train.steps=90", "decode.window_tokens=48", "decode.overlap_tokens=12", *LEARN)
+    with caplog.at_level(logging.WARNING, "cllmfs"):
+        recognizer = EntityRecognizer(str(tiny_base), config=config(*settings)).fit([long])
+    assert not caplog.records, "every gold span lies in some window"
+    document = recognizer.predict(text)
+    assert document.windows >= 5
+    assert keys(document) == [span.key for span in long.spans]
+    assert all(text[span.start : span.end] == span.text for span in document.spans)
+
+
+def test_fit_is_deterministic_for_a_seed(tiny_base: Path) -> None:
+    made = []
+    for seed in (5, 5, 6):
+        recognizer = quick(tiny_base, f"train.seed={seed}", "lora.dropout=0.3", "loss.adversarial=neftune", *EAGER)
+        losses: list[float] = []
+        recognizer.fit(SHOTS, on_progress=lambda progress, losses=losses: losses.append(progress.step.loss))
+        made.append((losses, [facts(document) for document in recognizer.predict(TEXTS)]))
+    assert made[0] == made[1]
+    assert made[0] != made[2]
+
+
+def test_labels_without_a_shot_are_named_and_asked_all_the_same(
+    tiny_base: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "cllmfs"):
+        recognizer = quick(tiny_base, *EAGER).fit(SHOTS, labels={"boat": "a vessel", "person": "", "place": ""})
+    assert "no example for boat" in caplog.text
+    assert list(recognizer.labels or ()) == ["boat", "person", "place"]
+    assert recognizer.shots["mentions"] == {"person": 3, "place": 3}
+
+
+def test_a_label_whose_spans_cannot_be_answered_is_not_trained(
+    tiny_base: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It would only be taught to answer nothing."""
+    half = Example("Skuas sail", (Span(0, 4, "boat"),))
+    with caplog.at_level(logging.WARNING, "cllmfs"):
+        quick(tiny_base).fit([*SHOTS, half])
+    assert "1 gold span(s)" in caplog.text and "no example for boat" in caplog.text
+
+
+def test_the_dev_set_chooses_and_is_recorded(tiny_base: Path) -> None:
+    told: list[Progress] = []
+    settings = ("train.steps=60", "train.evaluate_every=20", "train.patience=9", *LEARN)
+    recognizer = EntityRecognizer(str(tiny_base), config=config(*settings))
+    recognizer.fit(SHOTS, dev=SHOTS, on_progress=told.append)
+    assert told[-1].best_f1 == 1.0 and told[0].dev_f1 is not None and told[0].dev_f1 < 1.0
+    assert recognizer.scores == {"dev strict micro F1": 1.0} and recognizer.shots["keep"] == 1.0
+    assert recognizer.evaluate(SHOTS, quick=True).micro.f1 == 1.0
+
+
+def test_the_share_of_the_update_that_is_kept(tiny_base: Path, tmp_path: Path, untrained: EntityRecognizer) -> None:
+    """Nothing kept is the base itself; a half is half of every update."""
+    adapters = {}
+    for keep in (0.0, 0.5, 1.0):
+        made = quick(tiny_base, f"lora.keep={keep}", *EAGER).fit(SHOTS)
+        assert made.shots["keep"] == keep
+        if not keep:
+            assert_same(made.predict(TEXTS), untrained.predict(TEXTS))
+        adapters[keep] = load_file(made.save(tmp_path / str(keep)) / "adapter_model.safetensors")
+    for name, whole in adapters[1.0].items():
+        share = 0.5 if ".lora_B." in name else 1.0
+        assert torch.allclose(adapters[0.5][name], share * whole) and whole.any()
+
+
+def test_an_interrupted_fit_resumes_from_its_checkpoint(tiny_base: Path, tmp_path: Path) -> None:
+    settings = ("train.steps=5", "train.checkpoint_every=2", *LEARN, *EAGER)
+    whole = EntityRecognizer(str(tiny_base), config=config(*settings)).fit(SHOTS)
+
+    def stop(progress: Progress) -> None:
+        if progress.step.number == 3:
+            raise KeyboardInterrupt
+
+    broken = EntityRecognizer(str(tiny_base), config=config(*settings))
+    with pytest.raises(KeyboardInterrupt):
+        broken.fit(SHOTS, checkpoint=tmp_path / "state", on_progress=stop)
+    assert (tmp_path / "state").is_dir()
+    numbers: list[int] = []
+    resumed = EntityRecognizer(str(tiny_base), config=config(*settings))
+    resumed.fit(SHOTS, checkpoint=tmp_path / "state", resume=True, on_progress=lambda p: numbers.append(p.step.number))
+    assert numbers == [3, 4, 5]
+    assert_same(resumed.predict(TEXTS), whole.predict(TEXTS), 0.0)
+
+
+# keeping
+
+
+def test_saved_and_loaded_it_predicts_the_same(memorised: EntityRecognizer, tmp_path: Path) -> None:
+    assert memorised.save(tmp_path / "model") == tmp_path / "model"
+    loaded = EntityRecognizer.load(tmp_path / "model")
+    assert loaded.trained and loaded.labels == memorised.labels
+    assert_same(loaded.predict(TEXTS), memorised.predict(TEXTS))
+    assert (loaded.shots, loaded.config, loaded.base) == (memorised.shots, memorised.config, memorised.base)
+    again = loaded.save(tmp_path / "again")
+    assert json.loads((again / "cllmfs.json").read_text()) == json.loads((tmp_path / "model/cllmfs.json").read_text())
+
+
+def test_dora_and_chosen_layers_survive_the_disk(tiny_base: Path, tmp_path: Path) -> None:
+    lora = ("lora.dora=true", "lora.rslora=true", "lora.targets=q_proj,down_proj", "lora.dropout=0.2", "lora.rank=3")
+    made = quick(tiny_base, *lora, *EAGER).fit(SHOTS)
+    made.save(tmp_path / "model")
+    assert_same(EntityRecognizer.load(tmp_path / "model").predict(TEXTS), made.predict(TEXTS))
+
+
+def test_labels_and_settings_can_be_replaced_at_loading(memorised: EntityRecognizer, tmp_path: Path) -> None:
+    memorised.save(tmp_path / "model")
+    loaded = EntityRecognizer.load(tmp_path / "model", labels=["place"], config=config("decode.threshold=0.3"))
+    (document,) = loaded.predict([SHOTS[0].text])
+    assert {span.label for span in document.spans} <= {"place"}
+    assert loaded.config.decode.threshold == 0.3 and loaded.trained
+
+
+def test_a_base_loads_as_a_recogniser_that_was_not_trained(tiny_base: Path) -> None:
+    loaded = EntityRecognizer.load(tiny_base, labels=["person"])
+    assert not loaded.trained and loaded.info()["trained"] is False
+    assert loaded.predict("Ada met Bo.").text == "Ada met Bo."
+
+
+def test_info_is_json_and_complete(memorised: EntityRecognizer) -> None:
+    info = json.loads(json.dumps(memorised.info()))
+    assert set(info) == {
+        "base", "base_hash", "trained", "labels", "prompt", "config", "versions", "shots", "scores",
+    }  # fmt: skip
+    assert info["trained"] is True and info["labels"] == {"person": "", "place": ""}
+    assert info["base_hash"].startswith("sha256:") and len(info["base_hash"]) == 7 + 64
+    assert Config.from_dict(info["config"]) == memorised.config
+
+
+# predicting
+
+
+def test_one_text_gives_a_document_and_many_a_list(memorised: EntityRecognizer) -> None:
+    one = memorised.predict(SHOTS[0].text)
+    assert isinstance(one, Document) and one.text == SHOTS[0].text and one.windows == 1
+    assert [document.text for document in memorised.predict(iter(TEXTS))] == TEXTS
+    assert memorised.predict([]) == []
+
+
+def test_texts_without_a_word_have_no_spans(untrained: EntityRecognizer) -> None:
+    for text in ("", " ", "\n\t \u3000"):
+        assert untrained.predict(text) == Document(text, (), 1)
+
+
+def test_a_batch_predicts_like_single_texts(memorised: EntityRecognizer, untrained: EntityRecognizer) -> None:
+    for recognizer in (memorised, untrained):
+        batch = recognizer.predict(TEXTS)
+        assert_same([recognizer.predict(text) for text in TEXTS], batch, 1e-5)
+        assert_same(recognizer.predict(TEXTS[::-1])[::-1], batch, 1e-5)
+    assert any(document.spans for document in untrained.predict(TEXTS))
+
+
+def test_stream_is_lazy_and_keeps_the_order(memorised: EntityRecognizer) -> None:
+    drawn = 0
+
+    def source() -> Iterator[str]:
+        nonlocal drawn
+        for number in range(150):
+            drawn += 1
+            yield f"Ada {number}"
+
+    stream = memorised.stream(source())
+    assert drawn == 0
+    assert next(stream).text == "Ada 0"
+    assert 1 <= drawn <= 64
+    assert [document.text for document in stream] == [f"Ada {number}" for number in range(1, 150)]
+    assert drawn == 150
+
+
+def test_the_threshold_drops_spans_below_it(untrained: EntityRecognizer) -> None:
+    documents = untrained.predict(TEXTS, threshold=0.0)
+    scores = sorted(span.score or 0.0 for document in documents for span in document.spans)
+    assert len(scores) > 4
+    limit = scores[len(scores) // 2]
+    kept = untrained.predict(TEXTS, threshold=limit)
+    for document, rest in zip(documents, kept, strict=True):
+        assert list(rest.spans) == [span for span in document.spans if (span.score or 0.0) >= limit]
+    set_once = EntityRecognizer(
+        untrained.base, labels=untrained.labels, config=config(*EAGER, f"decode.threshold={limit}")
+    )
+    assert set_once.predict(TEXTS) == kept
+
+
+def test_the_order_of_the_labels_does_not_matter(memorised: EntityRecognizer, untrained: EntityRecognizer) -> None:
+    for recognizer in (memorised, untrained):
+        one = recognizer.predict(TEXTS, labels=["person", "place", "boat"])
+        other = recognizer.predict(TEXTS, labels=["boat", "place", "person"])
+        assert_same(one, other, 1e-5)
+
+
+def test_flat_spans_never_overlap_and_nested_ones_may(tiny_base: Path) -> None:
+    labels = ["a", "b", "c", "d"]
+    flat = EntityRecognizer(str(tiny_base), labels=labels, config=config(*EAGER))
+    nested = EntityRecognizer(str(tiny_base), labels=labels, config=config("decode.end_bias=-2", "decode.nested=true"))
+    for document in flat.predict(TEXTS):
+        ends = [0, *(span.end for span in document.spans)]
+        assert all(span.start >= end for span, end in zip(document.spans, ends, strict=False))
+    found = [document.spans for document in nested.predict(TEXTS)]
+    assert any(one.end > other.start for spans in found for one, other in pairwise(spans))
+    assert all(len({span.key for span in spans}) == len(spans) for spans in found)
+
+
+def test_few_tokens_a_row_change_nothing(tiny_base: Path) -> None:
+    """Types that do not fit one row are asked in several."""
+    labels = [f"type{number}" for number in range(9)]
+    settings = ("decode.end_bias=-2", "decode.nested=true")
+    wide = EntityRecognizer(str(tiny_base), labels=labels, config=config(*settings))
+    narrow = EntityRecognizer(str(tiny_base), labels=labels, config=config(*settings, "decode.batch_tokens=60"))
+    assert_same(narrow.predict(TEXTS[:3]), wide.predict(TEXTS[:3]), 1e-5)
+
+
+# mistakes
+
+
+@pytest.mark.parametrize(
+    "shots, labels, message",
+    [
+        ([], None, "at least one labelled sentence, got none"),
+        ([Example("Ada sat"), Example("")], None, "none of the 2 sentences has a labelled span"),
+        (SHOTS, "person", r"list or a mapping, got the string 'person'"),
+        (SHOTS, [], "at least one label is needed"),
+        (SHOTS, ["person"], r"the label 'place' is not among the labels given \(person\)"),
+        (SHOTS, ["person", "place", "place"], "'place' is given twice"),
+        ([Example("Ada", (Span(0, 9, "person"),))], None, r"must lie in the text .*got 0 to 9"),
+        ([Example("Ada", (Span(2, 2, "person"),))], None, "at least one character"),
+        ([Example("", (Span(0, 1, "person"),))], None, "must lie in the text"),
+    ],
+)
+def test_what_cannot_be_learnt_is_refused(tiny_base: Path, shots: list[Example], labels: Any, message: str) -> None:
+    recognizer = quick(tiny_base)
+    with pytest.raises(DataError, match=message):
+        recognizer.fit(shots, labels=labels)
+    assert not recognizer.trained
+
+
+def test_dev_sentences_are_checked_before_training(tiny_base: Path) -> None:
+    with pytest.raises(DataError, match=r"dev.jsonl:3.*'boat' is not among"):
+        quick(tiny_base).fit(SHOTS, dev=[Example("The Skua", (Span(4, 8, "boat"),), source="dev.jsonl:3")])
+    with pytest.raises(DataError, match="must lie in the text"):
+        quick(tiny_base).fit(SHOTS, dev=[Example("Ada", (Span(0, 7, "person"),))])
+
+
+def test_a_trained_recogniser_is_not_trained_again(memorised: EntityRecognizer) -> None:
+    with pytest.raises(ModelError, match="trained already"):
+        memorised.fit(SHOTS)
+
+
+def test_there_is_nothing_to_save_before_fit(untrained: EntityRecognizer, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"call fit\(\) first"):
+        untrained.save(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_types_must_be_known_to_predict(tiny_base: Path) -> None:
+    recognizer = EntityRecognizer(str(tiny_base))
+    with pytest.raises(DataError, match="which types"):
+        recognizer.predict("Ada sat")
+    with pytest.raises(DataError, match="list or a mapping, got the string 'person'"):
+        recognizer.predict("Ada sat", labels="person")
+    with pytest.raises(DataError, match="list or a mapping, got the string 'person'"):
+        EntityRecognizer(str(tiny_base), labels="person")
+    with pytest.raises(DataError, match="non-empty string"):
+        recognizer.predict("Ada sat", labels=["person", " "])
+    assert recognizer.evaluate(SHOTS, quick=True).micro.f1 <= 1.0, "the gold names the types"
+
+
+@pytest.mark.parametrize("texts, message", [
+    (7, "strings, one or many, got int"),
+    (None, "strings, one or many, got NoneType"),
+    (b"Ada sat", "strings, one or many, got bytes"),
+    (["Ada", 3], "got int at position 1"),
+    (["Ada"] * 70 + [b"Bo"], "got bytes at position 70"),
+    (["Ada", SHOTS[0]], "got Example at position 1"),
+    (["Ada \ud800"], "half of a surrogate pair"),
+])  # fmt: skip
+def test_texts_must_be_strings(memorised: EntityRecognizer, texts: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        memorised.predict(texts)
+
+
+def test_stream_refuses_one_string(memorised: EntityRecognizer) -> None:
+    """Its characters would be texts."""
+    with pytest.raises(DataError, match="got str 'Ada'"):
+        next(memorised.stream("Ada"))
+
+
+@pytest.mark.parametrize("threshold", [-0.1, 1.1, float("nan")])
+def test_the_threshold_is_a_probability(memorised: EntityRecognizer, threshold: float) -> None:
+    with pytest.raises(DataError, match="threshold must lie in 0 to 1"):
+        memorised.predict("Ada", threshold=threshold)
+
+
+def test_nothing_to_evaluate_is_refused(memorised: EntityRecognizer) -> None:
+    with pytest.raises(DataError, match="at least one sentence"):
+        memorised.evaluate([])
+
+
+def test_a_label_longer_than_the_model_is_refused(tiny_base: Path) -> None:
+    with pytest.raises(DataError, match="description is too long"):
+        EntityRecognizer(str(tiny_base), labels={"person": "word " * 300}).predict("Ada sat")
+
+
+def test_a_base_that_is_none_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ModelError, match="cannot be loaded as a base"):
+        EntityRecognizer(str(tmp_path / "empty"))
+    with pytest.raises(ModelError, match="cannot be loaded as a base"):
+        EntityRecognizer.load(tmp_path / "missing")
+
+
+def test_settings_that_the_model_cannot_keep_are_refused(tiny_base: Path) -> None:
+    with pytest.raises(ModelError, match=r"lora\.targets: 'wheel' is no linear layer"):
+        quick(tiny_base, "lora.targets=wheel").fit(SHOTS)
