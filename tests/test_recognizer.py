@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -152,7 +153,7 @@ def test_a_label_whose_spans_cannot_be_answered_is_not_trained(
 
 def test_the_dev_set_chooses_and_is_recorded(tiny_base: Path) -> None:
     told: list[Progress] = []
-    settings = ("train.steps=60", "train.evaluate_every=20", "train.patience=9", *LEARN)
+    settings = ("train.steps=60", "train.evaluate_every=20", "train.patience=9", *LEARN, "lora.keep=0")
     recognizer = EntityRecognizer(str(tiny_base), config=config(*settings))
     recognizer.fit(SHOTS, dev=SHOTS, on_progress=told.append)
     assert told[-1].best_f1 == 1.0 and told[0].dev_f1 is not None and told[0].dev_f1 < 1.0
@@ -160,18 +161,54 @@ def test_the_dev_set_chooses_and_is_recorded(tiny_base: Path) -> None:
     assert recognizer.evaluate(SHOTS, quick=True).micro.f1 == 1.0
 
 
-def test_the_share_of_the_update_that_is_kept(tiny_base: Path, tmp_path: Path, untrained: EntityRecognizer) -> None:
-    """Nothing kept is the base itself; a half is half of every update."""
-    adapters = {}
-    for keep in (0.0, 0.5, 1.0):
-        made = quick(tiny_base, f"lora.keep={keep}", *EAGER).fit(SHOTS)
-        assert made.shots["keep"] == keep
-        if not keep:
-            assert_same(made.predict(TEXTS), untrained.predict(TEXTS))
-        adapters[keep] = load_file(made.save(tmp_path / str(keep)) / "adapter_model.safetensors")
-    for name, whole in adapters[1.0].items():
-        share = 0.5 if ".lora_B." in name else 1.0
-        assert torch.allclose(adapters[0.5][name], share * whole) and whole.any()
+def scores_in_turn(monkeypatch: pytest.MonkeyPatch, *f1s: float) -> list[float]:
+    """Let evaluations give these scores, one after another; returns those that are still to come."""
+    left = list(f1s)
+    scores = lambda *_, **__: SimpleNamespace(micro=SimpleNamespace(f1=left.pop(0)))  # noqa: E731
+    monkeypatch.setattr(EntityRecognizer, "evaluate", scores)
+    return left
+
+
+def update(recognizer: EntityRecognizer, folder: Path) -> dict[str, torch.Tensor]:
+    """The factor of each layer's update that a share scales."""
+    adapter = load_file(recognizer.save(folder) / "adapter_model.safetensors")
+    return {name: tensor for name, tensor in adapter.items() if ".lora_B." in name}
+
+
+def assert_share(part: dict[str, torch.Tensor], whole: dict[str, torch.Tensor], share: float) -> None:
+    assert all(tensor.any() for tensor in whole.values()) and part.keys() == whole.keys()
+    assert all(torch.allclose(part[name], share * tensor) for name, tensor in whole.items())
+
+
+def test_a_share_of_the_update_is_kept(tiny_base: Path, tmp_path: Path) -> None:
+    whole, half = (quick(tiny_base, f"lora.keep={keep}").fit(SHOTS) for keep in (1.0, 0.5))
+    assert (whole.shots["keep"], half.shots["keep"]) == (1.0, 0.5)
+    assert_share(update(half, tmp_path / "half"), update(whole, tmp_path / "whole"), 0.5)
+
+
+@pytest.mark.parametrize("known, share", [(0.0, 1.0), (0.2, 0.75), (0.4, 0.5), (0.9, 0.5)])
+def test_the_more_the_base_knows_the_less_is_kept(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: float, share: float
+) -> None:
+    whole = quick(tiny_base).fit(SHOTS)
+    left = scores_in_turn(monkeypatch, known)
+    made = quick(tiny_base, "lora.keep=0").fit(SHOTS)
+    assert left == [] and made.shots["keep"] == share and made.scores == {}
+    assert_share(update(made, tmp_path / "part"), update(whole, tmp_path / "whole"), share)
+
+
+def test_the_dev_set_chooses_the_share(tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = quick(tiny_base).fit(SHOTS)
+    left = scores_in_turn(monkeypatch, 0.1, 0.6, 0.7, 0.9, 0.2)  # base, trained, and three shares
+    made = quick(tiny_base, "lora.keep=0", "train.evaluate_every=3").fit(SHOTS, dev=SHOTS)
+    assert left == [] and made.shots["keep"] == 0.6 and made.scores == {"dev strict micro F1": 0.9}
+    assert_share(update(made, tmp_path / "part"), update(whole, tmp_path / "whole"), 0.6)
+
+
+def test_a_given_share_is_scored_on_the_dev_set(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = scores_in_turn(monkeypatch, 0.1, 0.6, 0.5)  # base, trained, moved back
+    made = quick(tiny_base, "lora.keep=0.3", "train.evaluate_every=3").fit(SHOTS, dev=SHOTS)
+    assert left == [] and made.shots["keep"] == 0.3 and made.scores == {"dev strict micro F1": 0.5}
 
 
 def test_an_interrupted_fit_resumes_from_its_checkpoint(tiny_base: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
+import cllmfs.folders
 import cllmfs.store
 from cllmfs.config import Config
 from cllmfs.errors import CllmfsError, ConfigError, DataError, ModelError
@@ -19,7 +20,7 @@ from cllmfs.schema import Example, Span
 from cllmfs.store import check_writable, is_model_folder, model_card, read_manifest, write_model
 
 SHOT = Example("Ada met Bo.", (Span(0, 3, "person"), Span(8, 10, "a|b")))
-SETTINGS = ("train.steps=1", "train.precision=fp32", "lora.rank=2", "decode.end_bias=-20")
+SETTINGS = ("train.steps=1", "train.precision=fp32", "lora.rank=2", "lora.keep=0.6", "decode.end_bias=-20")
 FILES = {"cllmfs.json", "adapter_config.json", "adapter_model.safetensors", "README.md"}
 
 
@@ -181,7 +182,7 @@ def test_a_full_disk_is_a_model_error_and_costs_nothing(
 def test_a_killed_save_is_not_loadable(trained: EntityRecognizer, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A kill runs no clean-up: the part stays beside the old model."""
     before = content(model)
-    monkeypatch.setattr(cllmfs.store.shutil, "rmtree", lambda *args, **kwargs: None)
+    monkeypatch.setattr(cllmfs.folders.shutil, "rmtree", lambda *args, **kwargs: None)
 
     def kill(_: object) -> str:
         raise KeyboardInterrupt

