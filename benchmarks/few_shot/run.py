@@ -1,0 +1,125 @@
+"""Few-shot and zero-shot scores of cllmfs: every type asked of every sentence, exact offsets, the whole split.
+
+    python benchmarks/few_shot/run.py --data DIR --datasets wnut17 snips --k 5 --seeds 0 1 2 3 4 --output results.json
+
+A run with ``--k 0`` is the base's zero-shot answer. The output file is written after every run and runs in it are
+skipped, so a stopped job goes on where it was. It holds scores, settings and counts, no text.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+# Run as a script, Python puts this folder first on the path, where datasets.py would hide the Hugging Face package of
+# that name from transformers.
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+import torch
+
+from benchmarks.few_shot import datasets as benchmark_data
+from cllmfs.config import Config
+from cllmfs.evaluation import Scores, mean_sd
+from cllmfs.recognizer import EntityRecognizer
+from cllmfs.schema import Example, LabelSet
+
+
+def scores_record(scores: Scores) -> dict[str, Any]:
+    """The figures that are kept of a run, in percent but for counts."""
+    record = scores.to_dict()
+    micro, spans = record["micro"], record["micro"]["tp"] + record["micro"]["fp"]
+    return {
+        "f1": round(100 * micro["f1"], 2),
+        "precision": round(100 * micro["precision"], 2),
+        "recall": round(100 * micro["recall"], 2),
+        "macro_f1": round(100 * record["macro"]["f1"], 2),
+        "boundary_f1": round(100 * record["boundary"]["f1"], 2),
+        "typing_accuracy": record["typing_accuracy"],
+        "spans": spans,
+        "ungrounded": record["ungrounded"],
+        "sentences": record["sentences"]["count"],
+    }
+
+
+def run(name: str, k: int, seed: int, test: list[Example], arguments: argparse.Namespace) -> dict[str, Any]:
+    """One run: shots, training, the split's scores."""
+    config = Config().with_settings([*arguments.set, f"train.seed={seed}"])
+    labels = LabelSet.of_examples([*benchmark_data.load(name, "train", arguments.data), *test])
+    recognizer = EntityRecognizer(arguments.base, labels=labels, config=config)
+    began, shots = time.monotonic(), []
+    if k:
+        shots = benchmark_data.supports(name, k, seed, arguments.data)
+        recognizer.fit(shots)
+    trained = time.monotonic()
+    scores = recognizer.evaluate(test, quick=True)
+    record = scores_record(scores) | {"shots": len(shots), "fit_seconds": round(trained - began, 1)}
+    record["evaluate_seconds"] = round(time.monotonic() - trained, 1)
+    if k and arguments.votes:
+        record["votes"] = {}
+        for weight in arguments.votes:
+            recognizer.config = config.with_settings([f"decode.vote_weight={weight}"])
+            record["votes"][str(weight)] = scores_record(recognizer.evaluate(test, quick=True))
+    return record
+
+
+def summary(runs: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Mean and sd over seeds, by data set and shots."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for key, record in runs.items():
+        groups.setdefault(key.rsplit(" ", 1)[0], []).append(record)
+    table = {}
+    for group, records in groups.items():
+        entry: dict[str, Any] = {"runs": len(records), "ungrounded": sum(r["ungrounded"] for r in records)}
+        entry["spans"] = sum(r["spans"] for r in records)
+        for name in ("f1", "precision", "recall", "boundary_f1"):
+            entry[name] = [round(value, 2) for value in mean_sd([r[name] for r in records])]
+        for weight in records[0].get("votes", {}):
+            entry[f"f1 votes {weight}"] = [
+                round(value, 2) for value in mean_sd([r["votes"][weight]["f1"] for r in records if "votes" in r])
+            ]
+        table[group] = entry
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", help=f"folder of the data sets; default: ${benchmark_data.ENVIRONMENT}")
+    parser.add_argument("--datasets", nargs="+", required=True)
+    parser.add_argument("--base", default="cllmfs-mini")
+    parser.add_argument("--k", type=int, nargs="+", default=[5])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--split", choices=("dev", "test"), default="test")
+    parser.add_argument("--limit", type=int, help="score the first N sentences only")
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.NAME=VALUE")
+    parser.add_argument("--votes", type=float, nargs="*", default=[], help="score with these vote weights as well")
+    parser.add_argument("--threads", type=int, help="threads of torch")
+    parser.add_argument("--output", type=Path, required=True)
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    content = json.loads(arguments.output.read_text()) if arguments.output.is_file() else {"runs": {}}
+    for name in arguments.datasets:
+        test = benchmark_data.load(name, arguments.split, arguments.data)[: arguments.limit]
+        for k in arguments.k:
+            for seed in arguments.seeds if k else [0]:
+                key = f"{name} {arguments.split} {k}-shot {seed}"
+                if key in content["runs"]:
+                    continue
+                content["runs"][key] = run(name, k, seed, test, arguments)
+                content["settings"] = {"base": Path(arguments.base).name, "set": arguments.set}
+                content["summary"] = summary(content["runs"])
+                arguments.output.parent.mkdir(parents=True, exist_ok=True)
+                aside = arguments.output.with_suffix(f".{os.getpid()}.tmp")
+                aside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+                aside.replace(arguments.output)
+                print(key, json.dumps(content["runs"][key]), flush=True)
+
+
+if __name__ == "__main__":
+    main()
