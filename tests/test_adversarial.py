@@ -23,7 +23,7 @@ from cllmfs.schema import Document, Example, Span
 from cllmfs.words import clusters, word_units
 
 LABELS = ["person", "place"]
-QUICK = ("train.steps=2", "train.precision=fp32", "lora.rank=2", "lora.keep=1")
+QUICK = ("train.steps=2", "train.precision=fp32", "train.learning_rate=1e-3", "lora.rank=2", "lora.keep=1")
 EAGER = "decode.end_bias=-20"  # random weights answer anything, once they may not end before they have
 NASTY = [
     "👩‍🚀 met 👨‍👩‍👧 in 🇮🇹🇫🇷, 👍🏽!",

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from cllmfs.config import Config
+from cllmfs.decoding import Request, TokenSpan
 from cllmfs.errors import DataError, ModelError
 from cllmfs.recognizer import EntityRecognizer
 from cllmfs.schema import Document, Example, LabelSet, Span
@@ -92,7 +93,8 @@ def test_it_learns_its_shots_by_heart(memorised: EntityRecognizer) -> None:
 
 def test_labels_of_the_shots_are_its_own(memorised: EntityRecognizer) -> None:
     assert memorised.labels == LabelSet(["person", "place"])
-    assert memorised.shots == {"sentences": 3, "mentions": {"person": 3, "place": 3}, "steps": 60, "keep": 1.0}
+    shots = {"sentences": 3, "mentions": {"person": 3, "place": 3}, "steps": 60, "keep": 1.0}
+    assert {name: memorised.shots[name] for name in shots} == shots
     assert memorised.scores == {}
 
 
@@ -118,6 +120,30 @@ def test_a_long_text_is_read_in_windows_and_loses_nothing(tiny_base: Path, caplo
     assert document.windows >= 5
     assert keys(document) == [span.key for span in long.spans]
     assert all(text[span.start : span.end] == span.text for span in document.spans)
+
+
+def test_a_span_is_reported_by_the_window_that_owns_its_start(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even if a neighbour, which sees less around it, is surer."""
+    text = " ".join(f"w{number}" for number in range(60))
+
+    def all_words(
+        _: object, __: object, requests: list[Request], *___: object, **____: object
+    ) -> list[list[TokenSpan]]:
+        found = []
+        for request in requests:
+            size, starts, ends = len(request.sentence), request.sentence.start_ok, request.sentence.end_ok
+            words = [
+                (first, ends.index(True, first)) for first in range(size) if starts[first] and True in ends[first:]
+            ]
+            found.append([TokenSpan(*word, "x", 1 - min(word[0] + 1, size - word[0]) / 1000) for word in words])
+        return found
+
+    monkeypatch.setattr("cllmfs.recognizer.decode", all_words)
+    settings = ("decode.window_tokens=40", "decode.overlap_tokens=10")
+    document = EntityRecognizer(str(tiny_base), labels=["x"], config=config(*settings)).predict(text)
+    assert document.windows > 5 and " ".join(span.text or "" for span in document.spans) == text
+    # The text's own ends apart, the owner of a word sees at least half of the overlap on either side of its start.
+    assert all(1 - (span.score or 0.0) >= 5 / 1000 - 1e-9 for span in document.spans[2:-2])
 
 
 def test_fit_is_deterministic_for_a_seed(tiny_base: Path) -> None:

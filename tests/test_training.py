@@ -18,7 +18,16 @@ from cllmfs.config import Config, LoraConfig, LossConfig, TrainConfig
 from cllmfs.errors import DataError
 from cllmfs.optimisation import Optimisation
 from cllmfs.schema import Example, LabelSet, Span
-from cllmfs.training import Progress, Shot, ShotBatches, Trainer, answered_labels, choose_steps, prepare_shots
+from cllmfs.training import (
+    Progress,
+    Shot,
+    ShotBatches,
+    Trainer,
+    answered_labels,
+    choose_rate,
+    choose_steps,
+    prepare_shots,
+)
 
 LABELS = LabelSet({"person": "", "place": "", "boat": "a vessel", "food": "", "tool": ""})
 
@@ -241,6 +250,11 @@ def test_steps_grow_with_the_shots_within_bounds() -> None:
     assert choose_steps(41, 4) == 220, "a part of a batch is a step, too"
     assert choose_steps(0, 4) == 60
     assert all(choose_steps(100, size) >= choose_steps(100, size + 1) for size in range(1, 200))
+
+
+def test_the_rate_is_higher_where_the_base_knows_little() -> None:
+    assert choose_rate(0.0) == choose_rate(0.149) == 2e-3
+    assert choose_rate(0.15) == choose_rate(1.0) == 1e-3
 
 
 # stopping and choosing

@@ -114,7 +114,9 @@ class LossConfig(_Section):
 class TrainConfig(_Section):
     """The optimisation."""
 
-    learning_rate: float = knob(1e-3, "peak learning rate of AdamW", low=0.0)
+    learning_rate: float = knob(
+        0.0, "peak learning rate of AdamW; 0 chooses it by how well the base answers the shots before training", low=0.0
+    )
     steps: int = knob(0, "optimiser steps; 0 chooses them from the number of shots", low=0)
     batch_sentences: int = knob(4, "sentences in an optimiser step", low=1)
     batch_tokens: int = knob(

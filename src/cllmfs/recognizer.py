@@ -27,7 +27,7 @@ from cllmfs.model import MINI, fingerprint, load_backbone
 from cllmfs.optimisation import Optimisation, autocast
 from cllmfs.schema import Document, Example, LabelSet, Span
 from cllmfs.store import ADAPTER, is_model_folder, read_manifest, versions, write_model
-from cllmfs.training import Progress, ShotBatches, Trainer, answered_labels, choose_steps, prepare_shots
+from cllmfs.training import Progress, ShotBatches, Trainer, answered_labels, choose_rate, choose_steps, prepare_shots
 from cllmfs.windows import resolve_conflicts, windows
 
 _STREAM_BATCH = 64
@@ -109,22 +109,23 @@ class EntityRecognizer:
         edges, overlap = self.config.decode.edges, self.config.decode.overlap_tokens
         shots = prepare_shots(examples, self._backbone, self._builder, edges, self._window(asked), overlap)
         torch.manual_seed(self.config.train.seed)  # the adapter begins with random weights
-        probed = [] if dev or self.config.lora.keep else examples[:: -(-len(examples) // _PROBED)]
+        train = self.config.train
+        settled = train.learning_rate and (dev or self.config.lora.keep)
+        probed = [] if settled else examples[:: -(-len(examples) // _PROBED)]
         known = self.evaluate(probed, labels=asked, quick=True).micro.f1 if probed else 0.0
+        train = replace(train, learning_rate=train.learning_rate or choose_rate(known))
         self._backbone.attach_lora(self.config.lora)
         self.labels = asked
         batches = ShotBatches(shots, answered_labels(asked, shots), self._backbone, self._builder, self.config)
-        steps = self.config.train.steps or choose_steps(len(shots), self.config.train.batch_sentences)
-        optimisation = Optimisation(
-            self._backbone, batches, steps, self.config.loss, self.config.train, self._bidirectional
-        )
+        steps = train.steps or choose_steps(len(shots), train.batch_sentences)
+        optimisation = Optimisation(self._backbone, batches, steps, self.config.loss, train, self._bidirectional)
         evaluate = None if not dev else lambda: self.evaluate(dev, quick=True).micro.f1
         trainer = Trainer(optimisation, evaluate, None if checkpoint is None else Path(checkpoint))
         trainer.run(resume, on_progress)
         share, dev_f1 = self._move_back(evaluate, trainer.best_f1, known)
         mentions = Counter(span.label for example in examples for span in example.spans)
         counted = {"sentences": len(examples), "mentions": dict(sorted(mentions.items()))}
-        self.shots = {**counted, "steps": optimisation.done, "keep": share}
+        self.shots = {**counted, "steps": optimisation.done, "learning_rate": train.learning_rate, "keep": share}
         self.scores = {} if dev_f1 is None else {"dev strict micro F1": round(dev_f1, 4)}
         return self
 
