@@ -3,16 +3,12 @@
     CllmfsError                 base of all; carries a message that says rule, value received, what to do
     ├── DataError               a data file or an example is wrong; knows file, line and field
     ├── ConfigError             a setting is unknown or out of range
-    ├── ModelError              a base model or a model folder cannot be used
-    └── MissingExtraError       an optional dependency is not installed; names the command
+    └── ModelError              a base model or a model folder cannot be used
 
 Knows nothing of the rest of the package. Anything else that is raised is a bug of ours, not a user's mistake.
 """
 
 from __future__ import annotations
-
-import importlib
-from types import ModuleType
 
 
 class CllmfsError(Exception):
@@ -50,21 +46,3 @@ class ConfigError(CllmfsError):
 
 class ModelError(CllmfsError):
     """A base model or a model folder cannot be loaded or used."""
-
-
-class MissingExtraError(CllmfsError):
-    """An optional dependency is missing."""
-
-
-def require(module: str, extra: str) -> ModuleType:
-    """Import ``module`` or say which extra installs it.
-
-    Raises:
-        MissingExtraError: if the module cannot be imported.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise MissingExtraError(
-            f"this needs the package {module!r}, which is not installed; run: pip install 'cllmfs[{extra}]'"
-        ) from error

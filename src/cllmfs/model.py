@@ -60,14 +60,8 @@ class Backbone:
     def __init__(self, name: str, model: Any, tokenizer: Any, template: PromptTemplate) -> None:
         self.name = name
         self.model = model
-        tokenizer.split_special_tokens = False
-        tokenizer.backend_tokenizer.encode_special_tokens = False
         self.prompt = EncodedPrompt(template, tokenizer)
-        # From here on "[SEP]" or "</s>" in a user's text is text, not a control token. Both flags are needed: every
-        # call of the tokenizer sets the backend's to its own.
         self.tokenizer = with_word_cuts(tokenizer)
-        self.tokenizer.split_special_tokens = True
-        self.tokenizer.backend_tokenizer.encode_special_tokens = True
         self.peft: Any = None
         self._takes_trees: bool | None = None
         self._logit_scale: float | None = None
