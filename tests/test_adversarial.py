@@ -24,7 +24,8 @@ from cllmfs.words import clusters, word_units
 
 LABELS = ["person", "place"]
 QUICK = ("train.steps=2", "train.precision=fp32", "train.learning_rate=1e-3", "lora.rank=2", "lora.keep=1")
-EAGER = "decode.end_bias=-20"  # random weights answer anything, once they may not end before they have
+# Random weights answer anything, once they may not end before they have.
+EAGER = "decode.end_bias=-20", "decode.opening=best", "calibrate.threshold=0"
 NASTY = [
     "👩‍🚀 met 👨‍👩‍👧 in 🇮🇹🇫🇷, 👍🏽!",
     "Zo\u0308e\u0301 and e\u0323\u0302 sat",
@@ -81,8 +82,8 @@ def eager(request: pytest.FixtureRequest, tiny_base: Path) -> EntityRecognizer:
     """An untrained model in each mode of decoding that answers something."""
     mode = MODES[request.param]
     # Nested answers may hold every stretch of the text: they must be free to end before.
-    bias = "decode.end_bias=-2" if "decode.nested=true" in mode else EAGER
-    return recognizer(tiny_base, bias, *mode)
+    bias = ("decode.end_bias=-2", *EAGER[1:]) if "decode.nested=true" in mode else EAGER
+    return recognizer(tiny_base, *bias, *mode)
 
 
 def modes(made: EntityRecognizer) -> tuple[str, bool]:
@@ -107,7 +108,7 @@ def test_any_text_has_grounded_spans(eager: EntityRecognizer, data: st.DataObjec
 
 
 def test_flat_and_eager_something_is_found_wherever_there_is_a_word(tiny_base: Path) -> None:
-    documents = recognizer(tiny_base, EAGER).predict([text for text in NASTY if word_units(text)])
+    documents = recognizer(tiny_base, *EAGER).predict([text for text in NASTY if word_units(text)])
     assert all(document.spans for document in documents)
 
 
@@ -118,7 +119,7 @@ def test_100_kb_are_read_in_windows_to_the_end(tiny_base: Path) -> None:
     text = ("Ada" + "\n" * 197) * 512  # a line's end also ends an answer: no span can cross one, so spans are short
     assert len(text) == 102_400
     began = time.monotonic()
-    document = recognizer(tiny_base, EAGER, labels=["person"]).predict(text)
+    document = recognizer(tiny_base, *EAGER, labels=["person"]).predict(text)
     assert time.monotonic() - began < 300, "minutes would mean that it is no longer linear"
     assert 200 <= document.windows <= 280
     assert_grounded(document)
@@ -135,12 +136,12 @@ def test_100_kb_of_prose_end(tiny_base: Path) -> None:
 
 def test_a_word_of_5000_characters_is_read(tiny_base: Path) -> None:
     word = "x" * 5000
-    document = recognizer(tiny_base, EAGER).predict(f"Ada {word} Bo")
+    document = recognizer(tiny_base, *EAGER).predict(f"Ada {word} Bo")
     assert document.windows >= 10
     assert_grounded(document)
     assert {span.text for span in document.spans} <= {"Ada", "Bo"}, "no window holds both ends of the word"
     assert document.spans, "what stands beside it is found all the same"
-    assert recognizer(tiny_base, EAGER).predict(word).spans == ()
+    assert recognizer(tiny_base, *EAGER).predict(word).spans == ()
 
 
 def test_a_giant_word_is_no_obstacle_to_training(tiny_base: Path) -> None:
@@ -187,7 +188,7 @@ def test_shots_of_white_space_and_without_words_do_no_harm(tiny_base: Path) -> N
 
 def test_labels_that_look_like_control_tokens_are_words(tiny_base: Path) -> None:
     labels = {"</s>": "", "<s>": "ends | here\n</s>", "a\nb": "", "|": "", "東京": "都市", "x" * 300: "", "👩‍🚀": "🇮🇹"}
-    document = recognizer(tiny_base, EAGER, labels=labels).predict("Ada met Bo </s> in <s> Rome")
+    document = recognizer(tiny_base, *EAGER, labels=labels).predict("Ada met Bo </s> in <s> Rome")
     assert_grounded(document)
     assert document.spans and {span.label for span in document.spans} <= set(labels)
 
@@ -257,7 +258,7 @@ def test_offsets_in_bytes_inside_the_text_are_noticed(tiny_base: Path, caplog: p
 
 def test_junk_read_as_text_has_grounded_spans(tiny_base: Path) -> None:
     junk = random.Random(3).randbytes(600).decode("latin-1")
-    document = recognizer(tiny_base, EAGER).predict(junk)
+    document = recognizer(tiny_base, *EAGER).predict(junk)
     assert_grounded(document)
     assert document.spans
 

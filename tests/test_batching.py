@@ -13,9 +13,12 @@ from hypothesis import strategies as st
 
 from cllmfs.alignment import TokenizedText
 from cllmfs.batching import IGNORE, PADDING, PREFIX, Branch, Row, RowBuilder, TypeQuery, collate, pack, tree_mask
+from cllmfs.prompts import PromptTemplate
 
 NEXT, END = 4, 5
-PROMPT: Any = SimpleNamespace(bos=[9], before=[1], after=[2, 6], open=[3, 7], next_id=NEXT, end_id=END)
+PROMPT: Any = SimpleNamespace(
+    template=PromptTemplate(), bos=[9], before=[1], after=[2, 6], open=[3, 7], next_id=NEXT, end_id=END
+)
 
 
 def text_of(*ids: int) -> TokenizedText:

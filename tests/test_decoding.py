@@ -21,11 +21,15 @@ from cllmfs.batching import RowBuilder, TypeQuery, collate
 from cllmfs.config import DecodeConfig
 from cllmfs.decoding import Request, TokenSpan, VoteSettings, decode
 from cllmfs.model import Backbone
+from cllmfs.prompts import PromptTemplate
 
 NEXT, END = 4, 5
-PROMPT: Any = SimpleNamespace(bos=[], before=[1], after=[2], open=[3], next_id=NEXT, end_id=END)
+PROMPT: Any = SimpleNamespace(
+    bos=[], before=[1], after=[2], open=[3], next_id=NEXT, end_id=END, template=PromptTemplate()
+)
 VOTING = VoteSettings(weight=1.0, layer=1, temperature=1.0)
-MASS = DecodeConfig(opening="mass")
+BEST = DecodeConfig(opening="best")
+FIRST = DecodeConfig(opening="first", open_at=0.2)
 Script = dict[tuple[int, ...], dict[int, float]]
 
 
@@ -67,7 +71,7 @@ def answer(
     """Spans that come of a script, with scores rounded."""
     builder = RowBuilder(PROMPT, "sentence-first", tree=True, nested=nested)
     batch = collate(builder.rows(text, [TypeQuery("A", (30,))]))
-    (spans,) = cllmfs.decoding._decode_batch(Scripted(batch, script, cast), builder, batch, config or MASS, voting)
+    (spans,) = cllmfs.decoding._decode_batch(Scripted(batch, script, cast), builder, batch, config or FIRST, voting)
     assert all(span.label == "A" for span in spans)
     return [(span.first, span.last, round(span.score, 6)) for span in spans]
 
@@ -77,13 +81,17 @@ TWICE: Script = {
     (): {10: 0.3, 11: 0.25, 12: 0.1, END: 0.35},
     (10,): {11: 0.2, 12: 0.1, NEXT: 0.4, END: 0.3},
     (10, NEXT): {11: 0.3, 10: 0.5, 12: 0.2},
-    (10, NEXT, 10): {12: 0.2, NEXT: 0.3, END: 0.5},
+    (10, NEXT, 10): {12: 0.2, NEXT: 0.1, END: 0.7},
 }
 
 
 def test_repeated_mentions_stand_for_one_occurrence_after_the_other() -> None:
     # By hand: opening 0.3, closing 0.4 + 0.3; then NEXT among closings 0.4 / 0.7, opening 0.5, closing 0.3 + 0.5.
-    assert answer(ABAC, TWICE) == [(0, 0, 0.21), (2, 2, round(0.4 / 0.7 * 0.5 * 0.8, 6))]
+    followed = 0.4 / 0.7
+    passed_over = 1 - followed * 0.3  # the 11 between them is less probable than 0.2
+    assert answer(ABAC, TWICE) == [(0, 0, 0.21), (2, 2, round(followed * 0.5 / passed_over * 0.8, 6))]
+    likely = {**TWICE, (): {10: 0.3, 11: 0.25, 12: 0.2, END: 0.25}}
+    assert answer(ABAC, likely, BEST) == [(0, 0, 0.21), (2, 2, round(followed * 0.5 * 0.8, 6))]
 
 
 def test_longer_span_goes_on_where_its_candidates_go_on() -> None:
@@ -95,28 +103,114 @@ def test_longer_span_goes_on_where_its_candidates_go_on() -> None:
     assert answer(ABAC, script) == [(2, 3, 0.45)]
 
 
-@pytest.mark.parametrize("opening, opened", [("mass", True), ("best", False)])
-def test_opening_rule(opening: str, opened: bool) -> None:
-    # Ending is the likeliest token, but all openings together outweigh it.
-    assert bool(answer(ABAC, TWICE, DecodeConfig(opening=opening))) == opened
+@pytest.mark.parametrize(
+    "config, expected",
+    [
+        (BEST, []),  # ending is the likeliest single token
+        (DecodeConfig(opening="first", open_at=0.29), [(0, 0, 0.3)]),
+        (DecodeConfig(opening="first", open_at=0.31), [(1, 1, round(0.25 / 0.7, 6))]),  # 0.25 of the 0.7 without 10
+        (DecodeConfig(opening="first", open_at=0.4), []),  # nor the 12: 0.1 of the 0.45 without 10 and 11
+    ],
+)
+def test_opening_rule(config: DecodeConfig, expected: list[tuple[int, int, float]]) -> None:
+    little = 1e-8
+    script: Script = {
+        (): TWICE[()],
+        (10,): {11: little, 12: little, NEXT: little, END: 1.0},
+        (11,): {10: little, NEXT: little, END: 1.0},
+    }
+    found = answer(ABAC, script, config)
+    assert [span[:2] for span in found] == [span[:2] for span in expected]
+    assert [span[2] for span in found] == pytest.approx([span[2] for span in expected], abs=2e-6)
+
+
+def test_the_leftmost_opening_wins_over_a_more_probable_one() -> None:
+    script: Script = {
+        (): {10: 0.2, 11: 0.1, 12: 0.6, END: 0.1},
+        (10,): {11: 0.1, NEXT: 0.6, END: 0.3},
+        (10, NEXT): {11: 0.1, 12: 0.9},
+        (10, NEXT, 12): {END: 1.0},
+        (12,): {END: 1.0},
+    }
+    text = text_of((10, 11, 12))
+    assert [span[:2] for span in answer(text, script, BEST)] == [(2, 2)]
+    config = DecodeConfig(opening="first", open_at=0.15)
+    # The second one: NEXT 0.6 / 0.9, and 0.9 of what is left when 11 is passed over.
+    followed = 0.6 / 0.9
+    second = followed * 0.9 / (1 - followed * 0.1)
+    assert answer(text, script, config) == [(0, 0, round(0.2 * 0.9, 6)), (2, 2, round(second, 6))]
+
+
+def test_an_opening_is_measured_by_its_leftmost_occurrence() -> None:
+    # 10 stands at 0 and at 2; its weight belongs to position 0, before 11.
+    script: Script = {(): {10: 0.3, 11: 0.6, END: 0.1}, (10,): {11: 0.1, NEXT: 0.01, END: 0.89}}
+    text = text_of((10, 11, 10))
+    assert answer(text, script) == [(0, 0, 0.27)]
+    shut = text_of((10, 11, 10), (False, True, True))  # no span begins at 0, so now it belongs behind 11
+    followed: Script = {**script, (11,): {10: 0.1, NEXT: 0.01, END: 0.89}}
+    assert answer(shut, followed) == [(1, 1, 0.54)]
+
+
+FEW_FOLLOW: Script = {
+    (): {10: 0.9, 11: 0.05, 12: 0.03, END: 0.02},
+    (10,): {11: 0.1, 12: 0.1, NEXT: 0.24, END: 0.56},
+    (10, NEXT): {11: 0.4, 10: 0.3, 12: 0.3},
+    (10, NEXT, 11): {10: 0.01, NEXT: 0.01, END: 0.98},
+}
+
+
+@pytest.mark.parametrize("open_at, second", [(0.31, False), (0.29, False), (0.11, True)])
+def test_next_is_followed_only_as_far_as_an_opening_can_be_probable_enough(open_at: float, second: bool) -> None:
+    # NEXT is 0.3 of closing: never followed at 0.31. At 0.29 it is, in vain: 11 is 0.12 behind it, 10 0.09 of 0.88, 12
+    # 0.09 of 0.79. The first span's score is the same whichever delimiter closes it.
+    script = FEW_FOLLOW if open_at < 0.3 else {key: FEW_FOLLOW[key] for key in ((), (10,))}
+    found = answer(ABAC, script, DecodeConfig(opening="first", open_at=open_at))
+    assert found[0] == (0, 0, 0.72)
+    assert found[1:] == ([(1, 1, round(0.12 * 0.99, 6))] if second else [])
+    best = {**FEW_FOLLOW, (10,): {**FEW_FOLLOW[(10,)], NEXT: 0.57}}  # it may not end there, whatever the model thinks
+    assert [span[:2] for span in answer(ABAC, best, BEST)] == [(0, 0), (1, 1)]
+
+
+class Watched(Scripted):
+    """Notes what has been emitted whenever it is asked for more."""
+
+    def __init__(self, batch: Any, script: Script) -> None:
+        super().__init__(batch, script)
+        self.asked: list[list[int]] = []
+
+    def feed(self, active: list[Any]) -> np.ndarray:
+        self.asked += [list(branch.emitted) for branch in active]
+        return super().feed(active)
+
+
+def test_an_answer_may_end_behind_next() -> None:
+    builder = RowBuilder(PROMPT, "sentence-first", tree=True)
+    batch = collate(builder.rows(ABAC, [TypeQuery("A", (30,))]))
+    runner = Watched(batch, FEW_FOLLOW)
+    config = DecodeConfig(opening="first", open_at=0.29)
+    (spans,) = cllmfs.decoding._decode_batch(runner, builder, batch, config, None)
+    assert runner.asked == [[10], [10, NEXT]]  # nothing is asked after the end
+    assert [(span.first, span.last) for span in spans] == [(0, 0)]
 
 
 def test_end_bias() -> None:
-    assert answer(ABAC, TWICE, DecodeConfig(opening="mass", end_bias=1.0)) == []  # 0.35 e / (0.35 e + 0.65) > 0.5
+    # The weight of END becomes 0.35 e: 10 is 0.3 of 1.601, 11 0.25 of 1.301, 12 0.1 of 1.051, all less than 0.2.
+    assert answer(ABAC, TWICE, DecodeConfig(opening="first", open_at=0.2, end_bias=1.0)) == []
     ended: Script = {
         **TWICE,
         (): {10: 0.2, 11: 0.1, 12: 0.1, END: 0.6},
         (10,): {11: 0.2, 12: 0.1, NEXT: 0.3, END: 0.4},
+        (10, NEXT, 10): {12: 0.2, NEXT: 0.3, END: 0.5},
         (10, NEXT, 10, NEXT): {12: 1.0},
         (10, NEXT, 10, NEXT, 12): {END: 1.0},
     }
-    assert answer(ABAC, ended) == []
-    found = answer(ABAC, ended, DecodeConfig(opening="mass", end_bias=-1.0))
+    assert answer(ABAC, ended, DecodeConfig(opening="first", open_at=0.3)) == []
+    found = answer(ABAC, ended, DecodeConfig(opening="first", open_at=0.3, end_bias=-1.0))
     weight = 0.6 / math.e
     opening = 0.2 / (0.4 + weight)
     closing = (0.3 + 0.4 / math.e) / (0.6 + 0.4 / math.e)
     assert found[0] == (0, 0, pytest.approx(opening * closing, abs=1e-6))
-    assert len(found) == 3  # NEXT now outweighs ending, as long as there is room
+    assert [span[:2] for span in found] == [(0, 0), (2, 2), (3, 3)]
 
 
 def test_no_start_leaves_nothing_to_say() -> None:
@@ -140,15 +234,17 @@ def test_votes_are_added_where_a_span_opens_and_closes() -> None:
         (11, NEXT): {10: 1.0, 12: 0.001},
         (11, NEXT, 10): {12: 0.001, END: 1.0, NEXT: 0.001},
     }
-    assert answer(ABAC, script) == []
     vote = math.log(8)
-    found = answer(ABAC, script, cast=[0.0, vote, 0.0, -9.0], voting=VOTING)
     # At the opening 11 stands at 0.1 * 8 beside 0.2 + 0.1 / e^9 + 0.6; at the closing NEXT and END stand at 0.4 * 8.
-    opening = 0.8 / (0.2 + 0.1 * math.exp(-9) + 0.6 + 0.8)
-    assert found[0] == (1, 1, pytest.approx(opening * 3.2 / 3.8, abs=1e-6))
+    total = 0.2 + 0.1 * math.exp(-9) + 0.6 + 0.8
+    for config, passed_over in ((BEST, 0.0), (DecodeConfig(opening="first", open_at=0.25), 0.2)):
+        assert answer(ABAC, script, config) == []
+        found = answer(ABAC, script, config, cast=[0.0, vote, 0.0, -9.0], voting=VOTING)
+        assert found[0] == (1, 1, pytest.approx(0.8 / (total - passed_over) * 3.2 / 3.8, abs=1e-6))
 
 
-def test_votes_leave_no_opening_promised_where_none_can_follow() -> None:
+@pytest.mark.parametrize("config", [BEST, DecodeConfig(opening="first", open_at=0.5)], ids=["best", "first"])
+def test_votes_leave_no_opening_promised_where_none_can_follow(config: DecodeConfig) -> None:
     # Votes may mean the last token, where the tokens emitted could also mean the first; NEXT can only mean the first.
     script: Script = {
         (): {10: 0.8, 11: 0.1, END: 0.1},
@@ -156,11 +252,11 @@ def test_votes_leave_no_opening_promised_where_none_can_follow() -> None:
     }
     text = text_of((10, 11, 10))
     strong, weak = ([0.0, 0.0, math.log(weight)] for weight in (200, 5))
-    found = answer(text, script, cast=strong, voting=VOTING)  # 0.01 * 200 for ending there, against 0.98
+    found = answer(text, script, config, cast=strong, voting=VOTING)  # 0.01 * 200 for ending there, against 0.98
     assert [span[:2] for span in found] == [(2, 2)]
     followed = {**script, (10, NEXT): {10: 0.01, 11: 0.9}, (10, NEXT, 11): {10: 0.01, NEXT: 0.1, END: 0.8}}
     for cast in (None, weak):
-        found = answer(text, followed, cast=cast, voting=VOTING)
+        found = answer(text, followed, config, cast=cast, voting=VOTING)
         assert [span[:2] for span in found] == [(0, 0), (1, 1)]
 
 
@@ -192,9 +288,9 @@ class Random(Scripted):
 
 
 @settings(deadline=None, max_examples=150)
-@given(st.data(), st.integers(0, 10**6), st.booleans(), st.booleans(), st.sampled_from(["mass", "best"]))
+@given(st.data(), st.integers(0, 10**6), st.booleans(), st.booleans(), st.sampled_from([None, 0.01, 0.1, 0.5, 1.0]))
 def test_whatever_the_model_says_the_answer_is_legal(
-    data: st.DataObject, seed: int, nested: bool, with_votes: bool, opening: str
+    data: st.DataObject, seed: int, nested: bool, with_votes: bool, open_at: float | None
 ) -> None:
     # ids 4 and 5 are delimiters that occur in the sentence
     ids = tuple(data.draw(st.lists(st.sampled_from([10, 11, 12, NEXT, END]), min_size=1, max_size=9)))
@@ -203,7 +299,8 @@ def test_whatever_the_model_says_the_answer_is_legal(
     builder = RowBuilder(PROMPT, "sentence-first", tree=True, nested=nested)
     batch = collate(builder.rows(text, [TypeQuery("A", (30,))]))
     cast = list(np.random.default_rng(seed).normal(0.0, 2.0, len(ids))) if with_votes else None
-    config = DecodeConfig(opening=opening, end_bias=-4.0)
+    best = open_at is None
+    config = DecodeConfig(opening="best" if best else "first", open_at=open_at or 0.0, end_bias=-4.0)
     (spans,) = cllmfs.decoding._decode_batch(Random(batch, seed, cast), builder, batch, config, VOTING)
     ranges = [(span.first, span.last) for span in spans]
     assert ranges == sorted(set(ranges))
@@ -213,6 +310,95 @@ def test_whatever_the_model_says_the_answer_is_legal(
         assert 0.0 <= span.score <= 1.0
     if not nested:
         assert all(one[1] < two[0] for one, two in pairwise(ranges))
+
+
+def masses(runner: Random, automaton: SpanAutomaton, end_bias: float) -> dict[tuple[int, ...], float]:
+    """The probability that an answer begins with these tokens, for every beginning of an answer."""
+    found: dict[tuple[int, ...], float] = {}
+    candidates = runner.batch.rows[0].candidates
+
+    def walk(state: State, emitted: tuple[int, ...], probability: float) -> None:
+        found[emitted] = probability
+        logits = dict(zip(candidates, runner._logits(emitted), strict=True))
+        logits[END] += end_bias
+        choices = list(automaton.choices(state))
+        total = sum(math.exp(logits[token]) for token in choices)
+        for token in choices:
+            walk(automaton.advance(state, token), (*emitted, token), probability * math.exp(logits[token]) / total)
+
+    walk(State(), (), 1.0)
+    return found
+
+
+def leftmost_answers(
+    mass: dict[tuple[int, ...], float], automaton: SpanAutomaton, open_at: float
+) -> list[tuple[int, int, float]]:
+    """The rule "first" in its own words, on the probabilities of whole beginnings; NEXT is always tried."""
+    found: list[tuple[int, int, float]] = []
+    state, emitted, closed = State(), (), 1.0  # closed: the probability of all answers with the spans so far
+    while True:
+        passed_over, opened = 0.0, None
+        for position in range(len(automaton.ids)):  # from left to right
+            token = automaton.ids[position]
+            if token in (NEXT, END) or min(automaton.choices(state).get(token, [-1])) != position:
+                continue
+            if mass[(*emitted, token)] / (closed - passed_over) >= open_at:
+                opened = token
+                break
+            passed_over += mass[(*emitted, token)]
+        if opened is None:
+            return found
+        given = closed - passed_over
+        state, emitted = automaton.advance(state, opened), (*emitted, opened)
+        while True:
+            on = [token for token, positions in automaton.choices(state).items() if positions]
+            closed = mass.get((*emitted, NEXT), 0.0) + mass.get((*emitted, END), 0.0)
+            longest = max(on, key=lambda token: mass[(*emitted, token)], default=None)
+            if longest is None or closed >= mass[(*emitted, longest)]:
+                break
+            state, emitted = automaton.advance(state, longest), (*emitted, longest)
+        behind = NEXT if (*emitted, NEXT) in mass else END
+        found.append((*automaton.closings(state, behind)[0], closed / given))
+        if behind == END:
+            return found
+        state, emitted = automaton.advance(state, NEXT), (*emitted, NEXT)
+
+
+SHORT_SENTENCES = st.lists(st.sampled_from([10, 11, 12]), min_size=1, max_size=4).map(tuple)
+OPEN_AT = st.one_of(st.sampled_from([0.01, 0.1, 0.3]), st.floats(0.001, 1.0))
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.data(), SHORT_SENTENCES, st.integers(0, 10**6), OPEN_AT, st.sampled_from([0.0, -2.0, -5.0]))
+def test_the_first_opening_is_the_one_found_by_counting_whole_answers(
+    data: st.DataObject, ids: tuple[int, ...], seed: int, open_at: float, end_bias: float
+) -> None:
+    flags = st.lists(st.sampled_from([True, True, False]), min_size=len(ids), max_size=len(ids))
+    text = text_of(ids, tuple(data.draw(flags)), tuple(data.draw(flags)))
+    builder = RowBuilder(PROMPT, "sentence-first", tree=True)
+    batch = collate(builder.rows(text, [TypeQuery("A", (30,))]))
+    runner, automaton = Random(batch, seed, None), builder.automaton(text)
+    config = DecodeConfig(opening="first", open_at=open_at, end_bias=end_bias)
+    (spans,) = cllmfs.decoding._decode_batch(runner, builder, batch, config, None)
+    expected = leftmost_answers(masses(runner, automaton, end_bias), automaton, open_at)
+    # In particular, not to follow a NEXT that is too improbable loses nothing.
+    assert [(span.first, span.last) for span in spans] == [wanted[:2] for wanted in expected]
+    assert [span.score for span in spans] == pytest.approx([wanted[2] for wanted in expected], abs=1e-6)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 6), st.integers(0, 10**6), OPEN_AT, OPEN_AT)
+def test_a_lower_bar_opens_the_first_span_no_later(length: int, seed: int, one: float, two: float) -> None:
+    # More is not promised: a span that opens sooner may cover two that a higher bar would have found.
+    text = text_of(tuple(range(10, 10 + length)))
+    builder = RowBuilder(PROMPT, "sentence-first", tree=True)
+    batch = collate(builder.rows(text, [TypeQuery("A", (30,))]))
+    opened = []
+    for open_at in sorted((one, two)):
+        config = DecodeConfig(opening="first", open_at=open_at)
+        (spans,) = cllmfs.decoding._decode_batch(Random(batch, seed, None), builder, batch, config, None)
+        opened.append(spans[0].first if spans else length)
+    assert opened[0] <= opened[1]
 
 
 def path_probabilities(
@@ -252,14 +438,18 @@ def test_scores_are_conditional_probabilities_over_all_answers(seed: int) -> Non
         # none; a, ab, aba, b, ba; a a, a b, a ba, ab a, b a; a b a: one path for each, as a single a is the first
         assert ((0, 0), (1, 1), (2, 2)) in answers and () in answers and len(answers) == 12
         assert sum(answers.values()) == pytest.approx(1.0, abs=1e-6)
-        for opening in ("mass", "best"):
-            config = DecodeConfig(opening=opening, end_bias=-3.0)
+        for opening in ("first", "best"):
+            config = DecodeConfig(opening=opening, open_at=0.15, end_bias=-3.0)
             (spans,) = decode(backbone, builder, [Request(text, (query,))], config, bidirectional=False)
             most = max(most, len(spans))
             for count, span in enumerate(spans):
                 before = tuple((s.first, s.last) for s in spans[:count])
                 through = (*before, (span.first, span.last))
                 given_before = sum(p for a, p in answers.items() if a[:count] == before)
+                if opening == "first":  # and given that nothing opens to the left of it
+                    given_before -= sum(
+                        p for a, p in answers.items() if a[:count] == before and a[count:] and a[count][0] < span.first
+                    )
                 reached = sum(p for a, p in answers.items() if a[: count + 1] == through)
                 assert span.score == pytest.approx(reached / given_before, abs=1e-5)
     assert most >= 2
@@ -271,6 +461,7 @@ MIXED = (
     ("Oslo", {"place": (), "boat": (), "person": (), "weather": ()}),
 )
 FORTHCOMING = DecodeConfig(end_bias=-2.0, opening="best")
+EAGER = DecodeConfig(end_bias=-2.0, opening="first", open_at=0.1)
 
 
 def same(one: list[list[TokenSpan]], two: list[list[TokenSpan]]) -> None:
@@ -283,7 +474,10 @@ def same(one: list[list[TokenSpan]], two: list[list[TokenSpan]]) -> None:
 
 @pytest.mark.parametrize("votes", [None, VoteSettings(1.0, 1, 0.5)], ids=["no votes", "votes"])
 @pytest.mark.parametrize("nested", [False, True], ids=["flat", "nested"])
-def test_cached_is_uncached(monkeypatch: pytest.MonkeyPatch, nested: bool, votes: VoteSettings | None) -> None:
+@pytest.mark.parametrize("config", [FORTHCOMING, EAGER], ids=["best", "first"])
+def test_cached_is_uncached(
+    monkeypatch: pytest.MonkeyPatch, config: DecodeConfig, nested: bool, votes: VoteSettings | None
+) -> None:
     backbone = tiny_backbone("llama")
     builder = RowBuilder(backbone.prompt, "sentence-first", tree=True, nested=nested)
     sizes: list[list[int]] = []
@@ -297,7 +491,7 @@ def test_cached_is_uncached(monkeypatch: pytest.MonkeyPatch, nested: bool, votes
     monkeypatch.setattr(cllmfs.decoding._CachedRunner, "_drop_finished_rows", watched)
     requests = requests_of(backbone, MIXED)
     cached, plain = (
-        decode(backbone, builder, requests, FORTHCOMING, bidirectional=False, voting=votes, cached=on)
+        decode(backbone, builder, requests, config, bidirectional=False, voting=votes, cached=on)
         for on in (True, False)
     )
     same(cached, plain)

@@ -22,6 +22,7 @@ sys.path.insert(0, str(MINI))
 import augment  # noqa: E402
 import data  # noqa: E402
 import sources as sources_module  # noqa: E402
+import written  # noqa: E402
 
 Record = tuple[str, list[tuple[int, int, str]]]
 
@@ -67,8 +68,8 @@ class Bench:
         lines = [f"{key} = {json.dumps(value)}" for key, value in entry.items()]
         self.sources_file.write_text(f"[sources.{name}]\n" + "\n".join(lines) + "\n")
 
-    def load(self) -> list[data.Source]:
-        return data.load_sources(self.data_dir, sources_file=self.sources_file, types_file=self.types_file)
+    def load(self, **more: Any) -> list[data.Source]:
+        return data.load_sources(self.data_dir, sources_file=self.sources_file, types_file=self.types_file, **more)
 
 
 @pytest.fixture
@@ -211,11 +212,29 @@ def test_spans_cover_whole_mentions_and_only_asked_types(bench: Bench) -> None:
         assert {"letters:PER", "letters:LOC"} <= asked <= {"letters:PER", "letters:LOC", "foreign:gem"}
         assert query.gold("foreign:gem") == () and ("foreign:gem" not in asked or "letter" not in text.lower())
         for mark, key in (("x", "letters:PER"), ("y", "letters:LOC")):
-            golden = [word for span in query.gold(key) for word in text[span.start : span.end].split(" ")]
+            golden = [word for span in query.gold(key) for word in text[span.start : span.end].lower().split(" ")]
             assert all(word.startswith(mark) for word in golden)
             # every marked word of the text is inside a span: none was lost or moved
-            assert len(golden) == sum(word.lstrip('("').startswith(mark) for word in text.split(" "))
+            assert len(golden) == sum(word.lstrip('("').startswith(mark) for word in text.lower().split(" "))
     assert len(seen_text) > 60
+
+
+def test_written_sheets_get_their_share_of_the_draws(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head = "title: T\nregister: r\n\na = one; first :: The one.\n\n"
+    for name, count in (("few", 1), ("more", 9)):
+        lines = [f"{{A{number}|a}} sat." for number in range(count)]
+        (tmp_path / f"{name}.txt").write_text(head + "\n".join([*lines, "Some measured {sentence|a} here!"]))
+    monkeypatch.setattr(sources_module, "sheets", lambda: written.sheets(tmp_path))
+    assert [source.name for source in bench.load()] == ["letters"]
+    sources = bench.load(written_share=1.5)
+    assert [source.name for source in sources] == ["letters", "few", "more"]
+    assert sources[0].weight == 1 and sources[1].weight + sources[2].weight == pytest.approx(1.5)
+    assert sources[2].weight / sources[1].weight == pytest.approx((10 / 2) ** 0.5)
+    assert [source.report.leaked for source in sources] == [0, 1, 1]  # what is measured is in no sheet either
+    drawn = [data.draw(sources, seed=0, index=index).source for index in range(2000)]
+    assert sum(name != "letters" for name in drawn) / 2000 == pytest.approx(1.5 / 2.5, abs=0.05)
 
 
 def test_absent_types_are_asked_and_have_no_spans(bench: Bench) -> None:

@@ -25,7 +25,7 @@ from conftest import (
 from cllmfs.alignment import tokenize
 from cllmfs.config import LoraConfig
 from cllmfs.errors import ModelError
-from cllmfs.model import PROMPT_FILE, Backbone, fingerprint, load_backbone
+from cllmfs.model import PROMPT_FILE, Backbone, load_backbone
 
 IDS = torch.tensor([[40, 70, 50, 20, 80], [33, 44, 55, 66, 77]])
 REAL = torch.ones_like(IDS, dtype=torch.bool)
@@ -113,15 +113,6 @@ def test_bad_prompt_file(tiny_base: Path, tmp_path: Path, content: str) -> None:
         load_backbone(str(folder), device="cpu")
 
 
-def test_fingerprint_tells_weights_apart(tiny_base: Path, tmp_path: Path) -> None:
-    model = load_backbone(str(tiny_base), device="cpu").model
-    copy = copy_of(tiny_base, tmp_path)
-    assert fingerprint(str(copy), model) == fingerprint(str(tiny_base), model)
-    other = tiny_model("llama", 258, seed=1)
-    other.save_pretrained(copy)
-    assert fingerprint(str(copy), other) != fingerprint(str(tiny_base), model)
-
-
 TARGETS = {
     "llama": {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"},
     "qwen3": {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"},
@@ -158,6 +149,115 @@ def test_lora_targets_by_name() -> None:
         backbone.lora_targets("lm_head")
     with pytest.raises(ModelError, match="no layer is named"):
         backbone.lora_targets(" , ")
+
+
+def parameters(backbone: Backbone) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in backbone.model.state_dict().items()}
+
+
+def trained(architecture: str, seed: int = 0, **settings: Any) -> Backbone:
+    """A model of one's own whose LoRA layers have learnt something, at random."""
+    backbone = fresh_backbone(architecture)
+    train(backbone, seed, **settings)
+    return backbone
+
+
+def train(backbone: Backbone, seed: int = 0, **settings: Any) -> None:
+    torch.manual_seed(seed)
+    backbone.attach_lora(LoraConfig(**{"rank": 3, **settings}))
+    with torch.no_grad():
+        for name, parameter in backbone.model.named_parameters():
+            if "lora_" in name:
+                parameter.add_(0.2 * torch.randn_like(parameter))
+
+
+def states(backbone: Backbone) -> torch.Tensor:
+    with backbone.at_rest():
+        return backbone.forward(IDS, REAL, None).last
+
+
+def update(backbone: Backbone) -> dict[str, torch.Tensor]:
+    """What LoRA adds to each layer's weights."""
+    layers = {path: module for path, module in backbone.model.named_modules() if hasattr(module, "get_delta_weight")}
+    return {path: module.get_delta_weight("default").detach() for path, module in layers.items()}
+
+
+@pytest.mark.parametrize("dora", [False, True])
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "neox"])
+def test_lora_taken_off_leaves_the_base_as_it_was(architecture: str, dora: bool) -> None:
+    backbone = fresh_backbone(architecture)
+    before, computed = parameters(backbone), states(backbone)
+    for share in (1.0, 0.25):
+        train(backbone, dora=dora)
+        assert not torch.equal(states(backbone), computed)
+        if not dora:
+            backbone.scale_lora(share)
+        backbone.detach_lora()
+        assert backbone.peft is None
+        after = parameters(backbone)
+        assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
+        assert torch.equal(states(backbone), computed)
+
+
+def test_a_second_lora_is_as_if_it_were_the_first() -> None:
+    """Neither the first one's weights nor its trained update stay behind."""
+    alone, second = trained("llama", seed=7), trained("llama", seed=3)
+    second.scale_lora(0.5)
+    second.detach_lora()
+    train(second, seed=7)
+    for backbone in (alone, second):
+        backbone.scale_lora(0.75)
+    mine, its = parameters(second), parameters(alone)
+    assert mine.keys() == its.keys() and all(torch.equal(mine[name], its[name]) for name in its)
+
+
+def test_shares_are_of_the_trained_update_however_often_one_is_set() -> None:
+    backbone = trained("llama")
+    whole, at_full = update(backbone), states(backbone)
+    assert all(tensor.abs().max() > 0.01 for tensor in whole.values())
+    for share in (0.5, 0.25, 0.25, 0.0, 0.75, 1.0):
+        backbone.scale_lora(share)
+        for path, tensor in update(backbone).items():
+            torch.testing.assert_close(tensor, share * whole[path])
+    assert torch.equal(states(backbone), at_full), "even after 0, all of it is back"
+    backbone.scale_lora(0.0)
+    torch.testing.assert_close(states(backbone), states(fresh_backbone("llama")))
+
+
+@pytest.mark.parametrize("settings", [{}, {"dora": True}, {"rslora": True, "targets": "q_proj,down_proj"}])
+def test_merged_lora_computes_the_same_and_keeps_the_adapter(settings: dict[str, Any], tmp_path: Path) -> None:
+    backbone = trained("llama", **settings)
+    before = states(backbone)
+    base = {name: tensor for name, tensor in parameters(backbone).items() if "base_layer" in name}
+    backbone.peft.save_pretrained(tmp_path / "before", save_embedding_layers=False)
+    backbone.merge_lora()
+    now = parameters(backbone)
+    assert any(not torch.equal(now[name], tensor) for name, tensor in base.items()), "it is in the weights now"
+    torch.testing.assert_close(states(backbone), before, rtol=1e-4, atol=1e-4)
+    backbone.peft.save_pretrained(tmp_path / "after", save_embedding_layers=False)
+    adapters = [(tmp_path / name / "adapter_model.safetensors").read_bytes() for name in ("before", "after")]
+    assert adapters[0] == adapters[1]
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "neox"])
+def test_merging_suits_other_kinds_of_layers(architecture: str) -> None:
+    backbone = trained(architecture)
+    before = states(backbone)
+    assert (before - states(fresh_backbone(architecture))).abs().max() > 0.1
+    backbone.merge_lora()
+    torch.testing.assert_close(states(backbone), before, rtol=1e-4, atol=1e-4)
+
+
+def test_rounded_weights_are_not_merged() -> None:
+    """bf16 has eight bits: small updates would be lost."""
+    backbone = fresh_backbone("llama")
+    backbone.model.to(torch.bfloat16)
+    train(backbone)
+    before, computed = parameters(backbone), states(backbone)
+    backbone.merge_lora()
+    after = parameters(backbone)
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    assert torch.equal(states(backbone), computed)
 
 
 def scaled_backbones() -> dict[str, Any]:

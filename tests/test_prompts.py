@@ -179,8 +179,8 @@ def test_templates_survive_json(template: PromptTemplate) -> None:
     [
         (
             {"begin": "x"},
-            "x.json: unknown piece 'begin'; a template has after, before, end, next, open, prefix_attention, query, "
-            "query_described",
+            "x.json: unknown piece 'begin'; a template has after, before, end, letter_case, next, open, "
+            "prefix_attention, query, query_described",
         ),
         ({"before": 1}, "x.json: before must be a string, got 1"),
         ({"before": ["a"]}, "x.json: before must be a string, got ['a']"),

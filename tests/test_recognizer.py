@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from cllmfs.calibration import Calibration
 from cllmfs.config import Config
 from cllmfs.decoding import Request, TokenSpan
 from cllmfs.errors import DataError, ModelError
+from cllmfs.model import Backbone
 from cllmfs.recognizer import EntityRecognizer
 from cllmfs.schema import Document, Example, LabelSet, Span
 from cllmfs.training import Progress
+from cllmfs.tuning import prior_calibration
 
 
 def example(text: str, **mentions: list[str]) -> Example:
@@ -39,10 +42,22 @@ SHOTS = [
     example("Kim left Oslo, then Lima.", person=["Kim"], place=["Oslo", "Lima"]),
     example("Nobody saw it."),
 ]
+# Enough to leave some of them out.
+MORE = [
+    *SHOTS,
+    example("Bo saw Kim in Lima.", person=["Bo", "Kim"], place=["Lima"]),
+    example("Rain in Oslo", place=["Oslo"]),
+]
 TEXTS = [*(shot.text for shot in SHOTS), "", "  ", "Bo and Ada left Lima for Rome, 東京 and Oslo.\r\nKim 👩‍🚀 stayed."]
-LEARN = ("train.learning_rate=0.01", "train.precision=fp32", "lora.keep=1")
+LEARN = (
+    "train.learning_rate=0.01",
+    "train.precision=fp32",
+    "train.swap_mentions=0",
+    "lora.keep=1",
+    "calibrate.folds=0",
+)
 # 0.2 of the parameters of a tiny model say little: a random one must be told to find anything at all.
-EAGER = ("decode.end_bias=-20",)
+EAGER = ("decode.end_bias=-20", "decode.opening=best", "calibrate.threshold=0")
 
 
 def config(*assignments: str) -> Config:
@@ -112,7 +127,7 @@ def test_a_long_text_is_read_in_windows_and_loses_nothing(tiny_base: Path, caplo
         "Lima answered Zoë. Ada came back from Rome, and Bo stayed in Lima."
     )
     long = example(text, person=["Ada", "Bo", "Kim", "Zoë"], place=["Rome", "Oslo", "Lima"])
-    settings = ("train.steps=90", "decode.window_tokens=48", "decode.overlap_tokens=12", *LEARN)
+    settings = ("train.steps=90", "decode.window_tokens=48", "decode.overlap_tokens=12", "decode.opening=best", *LEARN)
     with caplog.at_level(logging.WARNING, "cllmfs"):
         recognizer = EntityRecognizer(str(tiny_base), config=config(*settings)).fit([long])
     assert not caplog.records, "every gold span lies in some window"
@@ -138,8 +153,8 @@ def test_a_span_is_reported_by_the_window_that_owns_its_start(tiny_base: Path, m
             found.append([TokenSpan(*word, "x", 1 - min(word[0] + 1, size - word[0]) / 1000) for word in words])
         return found
 
-    monkeypatch.setattr("cllmfs.recognizer.decode", all_words)
-    settings = ("decode.window_tokens=40", "decode.overlap_tokens=10")
+    monkeypatch.setattr("cllmfs.extraction.decode", all_words)
+    settings = ("decode.window_tokens=40", "decode.overlap_tokens=10", "calibrate.slope=1", "calibrate.shift=0")
     document = EntityRecognizer(str(tiny_base), labels=["x"], config=config(*settings)).predict(text)
     assert document.windows > 5 and " ".join(span.text or "" for span in document.spans) == text
     # The text's own ends apart, the owner of a word sees at least half of the overlap on either side of its start.
@@ -187,14 +202,6 @@ def test_the_dev_set_chooses_and_is_recorded(tiny_base: Path) -> None:
     assert recognizer.evaluate(SHOTS, quick=True).micro.f1 == 1.0
 
 
-def scores_in_turn(monkeypatch: pytest.MonkeyPatch, *f1s: float) -> list[float]:
-    """Let evaluations give these scores, one after another; returns those that are still to come."""
-    left = list(f1s)
-    scores = lambda *_, **__: SimpleNamespace(micro=SimpleNamespace(f1=left.pop(0)))  # noqa: E731
-    monkeypatch.setattr(EntityRecognizer, "evaluate", scores)
-    return left
-
-
 def update(recognizer: EntityRecognizer, folder: Path) -> dict[str, torch.Tensor]:
     """The factor of each layer's update that a share scales."""
     adapter = load_file(recognizer.save(folder) / "adapter_model.safetensors")
@@ -212,29 +219,33 @@ def test_a_share_of_the_update_is_kept(tiny_base: Path, tmp_path: Path) -> None:
     assert_share(update(half, tmp_path / "half"), update(whole, tmp_path / "whole"), 0.5)
 
 
-@pytest.mark.parametrize("known, share", [(0.0, 1.0), (0.2, 0.75), (0.4, 0.5), (0.9, 0.5)])
-def test_the_more_the_base_knows_the_less_is_kept(
-    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: float, share: float
+def test_the_outcome_is_recorded(tiny_base: Path) -> None:
+    """With all settings as they come, but for the number of steps."""
+    settings = ("train.steps=3", "train.precision=fp32", *EAGER)
+    held_out, dev = (EntityRecognizer(str(tiny_base), config=config(*settings)) for _ in range(2))
+    held_out.fit(MORE)
+    assert list(held_out.scores) == ["held-out shots strict micro F1"]
+    assert held_out.calibration != prior_calibration(held_out.config)
+    dev.fit(MORE, dev=SHOTS)
+    assert list(dev.scores) == ["dev strict micro F1"]
+    for made in (held_out, dev):
+        assert all(0.0 <= score <= 1.0 for score in made.scores.values())
+        assert made.shots["steps"] == 3 and made.shots["learning_rate"] in (1e-3, 2e-3)
+        assert 0.0 <= made.shots["keep"] <= 1.0
+
+
+def test_reading_merged_weights_finds_the_same(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = quick(tiny_base).fit(SHOTS)
-    left = scores_in_turn(monkeypatch, known)
-    made = quick(tiny_base, "lora.keep=0").fit(SHOTS)
-    assert left == [] and made.shots["keep"] == share and made.scores == {}
-    assert_share(update(made, tmp_path / "part"), update(whole, tmp_path / "whole"), share)
-
-
-def test_the_dev_set_chooses_the_share(tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = quick(tiny_base).fit(SHOTS)
-    left = scores_in_turn(monkeypatch, 0.1, 0.6, 0.7, 0.9, 0.2)  # base, trained, and three shares
-    made = quick(tiny_base, "lora.keep=0", "train.evaluate_every=3").fit(SHOTS, dev=SHOTS)
-    assert left == [] and made.shots["keep"] == 0.6 and made.scores == {"dev strict micro F1": 0.9}
-    assert_share(update(made, tmp_path / "part"), update(whole, tmp_path / "whole"), 0.6)
-
-
-def test_a_given_share_is_scored_on_the_dev_set(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    left = scores_in_turn(monkeypatch, 0.1, 0.6, 0.5)  # base, trained, moved back
-    made = quick(tiny_base, "lora.keep=0.3", "train.evaluate_every=3").fit(SHOTS, dev=SHOTS)
-    assert left == [] and made.shots["keep"] == 0.3 and made.scores == {"dev strict micro F1": 0.5}
+    merged = quick(tiny_base, *EAGER).fit(SHOTS)
+    with monkeypatch.context() as patch:
+        patch.setattr(Backbone, "merge_lora", lambda _: None)
+        apart = quick(tiny_base, *EAGER).fit(SHOTS)
+    assert_same(merged.predict(TEXTS), apart.predict(TEXTS), 1e-4)
+    adapters = [
+        made.save(tmp_path / name) / "adapter_model.safetensors" for name, made in (("a", merged), ("b", apart))
+    ]
+    assert adapters[0].read_bytes() == adapters[1].read_bytes()
 
 
 def test_an_interrupted_fit_resumes_from_its_checkpoint(tiny_base: Path, tmp_path: Path) -> None:
@@ -294,10 +305,24 @@ def test_info_is_json_and_complete(memorised: EntityRecognizer) -> None:
     info = json.loads(json.dumps(memorised.info()))
     assert set(info) == {
         "base", "base_hash", "trained", "labels", "prompt", "config", "versions", "shots", "scores",
+        "calibration",
     }  # fmt: skip
     assert info["trained"] is True and info["labels"] == {"person": "", "place": ""}
     assert info["base_hash"].startswith("sha256:") and len(info["base_hash"]) == 7 + 64
     assert Config.from_dict(info["config"]) == memorised.config
+
+
+def test_what_was_fitted_on_the_shots_is_saved_and_loaded(tiny_base: Path, tmp_path: Path) -> None:
+    made = quick(tiny_base, *EAGER, "calibrate.folds=2").fit(MORE)
+    folder = made.save(tmp_path / "model")
+    record = json.loads((folder / "cllmfs.json").read_text(encoding="utf-8"))
+    assert record["calibration"] == made.calibration.to_dict() and record["scores"] == made.scores != {}
+    loaded = EntityRecognizer.load(folder)
+    assert loaded.calibration == made.calibration != prior_calibration(made.config)
+    assert loaded.scores == made.scores
+    assert_same(loaded.predict(TEXTS), made.predict(TEXTS))
+    other = EntityRecognizer.load(folder, config=config(*EAGER, "calibrate.shift=2", "calibrate.threshold=0.9"))
+    assert other.calibration == made.calibration, "what was measured beats what is expected"
 
 
 # predicting
@@ -354,6 +379,100 @@ def test_the_threshold_drops_spans_below_it(untrained: EntityRecognizer) -> None
     assert set_once.predict(TEXTS) == kept
 
 
+WORDS = "Ada Bo Kim Lea Max"
+
+
+@pytest.fixture
+def certain(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., EntityRecognizer]:
+    """Makes recognisers that find the first three words to be a person, the others a place, at these scores."""
+    scores = (0.2, 0.5, 0.8, 0.2, 0.5)
+
+    def found(_: object, __: object, requests: list[Request], *___: object, **____: object) -> list[list[TokenSpan]]:
+        (request,) = requests
+        spans = []
+        for number, (match, score) in enumerate(zip(re.finditer(r"\w+", request.sentence.text), scores, strict=True)):
+            at = request.sentence.token_range(*match.span())
+            assert at is not None
+            spans.append(TokenSpan(*at, "person" if number < 3 else "place", score))
+        return [spans]
+
+    monkeypatch.setattr("cllmfs.extraction.decode", found)
+
+    def made(calibration: Calibration, *settings: str) -> EntityRecognizer:
+        recognizer = EntityRecognizer(str(tiny_base), labels=["person", "place"], config=config(*settings))
+        recognizer.calibration = calibration
+        return recognizer
+
+    return made
+
+
+def words(document: Document) -> str:
+    return " ".join(span.text or "" for span in document.spans)
+
+
+def test_scores_are_calibrated_confidences(certain: Callable[..., EntityRecognizer]) -> None:
+    scores = [span.score for span in certain(Calibration()).predict(WORDS).spans]
+    assert scores == [0.2, 0.5, 0.8, 0.2, 0.5]
+    scores = [span.score for span in certain(Calibration(slope=0.5, shift=math.log(2))).predict(WORDS).spans]
+    assert scores == pytest.approx([0.5, 2 / 3, 0.8, 0.5, 2 / 3])  # odds 1/4, 1, 4 become 1, 2, 4
+
+
+@pytest.mark.usefixtures("certain")
+def test_the_expected_calibration_holds_before_anything_is_fitted(tiny_base: Path) -> None:
+    expected = ("calibrate.slope=1", "calibrate.shift=-0.4", "calibrate.threshold=0.3")
+    recognizer = EntityRecognizer(str(tiny_base), labels=["person", "place"], config=config(*expected))
+    assert recognizer.calibration == Calibration(1.0, -0.4, 0.3)
+    document = recognizer.predict(WORDS)
+    assert words(document) == "Bo Kim Max"
+    odds = [math.exp(-0.4), 4 * math.exp(-0.4), math.exp(-0.4)]
+    assert [span.score for span in document.spans] == pytest.approx([odd / (1 + odd) for odd in odds])
+
+
+@pytest.mark.parametrize(
+    "calibration, kept",
+    [
+        (Calibration(threshold=0.5), "Bo Kim Max"),  # as high is high enough
+        (Calibration(threshold=0.5001), "Kim"),
+        (Calibration(threshold=0.6, thresholds={"place": 0.1}), "Kim Lea Max"),
+        (Calibration(threshold=0.1, thresholds={"place": 0.9, "person": 0.3}), "Bo Kim"),
+        (Calibration(threshold=0.6, thresholds={"boat": 0.0}), "Kim"),
+        # odds 1/4 and 1 become 1 and 2: thresholds are of confidences, not of scores
+        (Calibration(0.5, math.log(2), 0.6, {"place": 0.45}), "Bo Kim Lea Max"),
+    ],
+)
+def test_spans_count_from_the_fitted_threshold_of_their_label(
+    certain: Callable[..., EntityRecognizer], calibration: Calibration, kept: str
+) -> None:
+    assert words(certain(calibration).predict(WORDS)) == kept
+
+
+FITTED = Calibration(threshold=0.6, thresholds={"place": 0.1})
+
+
+@pytest.mark.parametrize("settings", [(), ("decode.threshold=0.9",)])
+@pytest.mark.parametrize("threshold, kept", [(0.0, WORDS), (0.3, "Bo Kim Max"), (0.7, "Kim"), (1.0, "")])
+def test_a_threshold_that_is_asked_for_beats_all_others(
+    certain: Callable[..., EntityRecognizer], settings: tuple[str, ...], threshold: float, kept: str
+) -> None:
+    recognizer = certain(FITTED, *settings)
+    assert words(recognizer.predict(WORDS, threshold=threshold)) == kept
+    assert words(next(recognizer.stream([WORDS], threshold=threshold))) == kept
+
+
+def test_a_threshold_among_the_settings_beats_the_fitted_ones(certain: Callable[..., EntityRecognizer]) -> None:
+    assert words(certain(FITTED, "decode.threshold=0.3").predict(WORDS)) == "Bo Kim Max"
+    assert words(certain(FITTED, "decode.threshold=0").predict(WORDS)) == "Kim Lea Max", "0 leaves it to them"
+
+
+def test_a_span_below_its_labels_threshold_is_in_nobodys_way(
+    certain: Callable[..., EntityRecognizer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rivals = [TokenSpan(0, 2, "person", 0.5), TokenSpan(0, 2, "place", 0.4)]
+    monkeypatch.setattr("cllmfs.extraction.decode", lambda *_, **__: [rivals])
+    assert [span.label for span in certain(Calibration(threshold=0.3)).predict("Ada").spans] == ["person"]
+    assert [span.label for span in certain(FITTED).predict("Ada").spans] == ["place"]
+
+
 def test_the_order_of_the_labels_does_not_matter(memorised: EntityRecognizer, untrained: EntityRecognizer) -> None:
     for recognizer in (memorised, untrained):
         one = recognizer.predict(TEXTS, labels=["person", "place", "boat"])
@@ -376,10 +495,12 @@ def test_flat_spans_never_overlap_and_nested_ones_may(tiny_base: Path) -> None:
 def test_few_tokens_a_row_change_nothing(tiny_base: Path) -> None:
     """Types that do not fit one row are asked in several."""
     labels = [f"type{number}" for number in range(9)]
-    settings = ("decode.end_bias=-2", "decode.nested=true")
+    settings = ("decode.end_bias=-2", "decode.nested=true", "decode.opening=best", "calibrate.threshold=0")
     wide = EntityRecognizer(str(tiny_base), labels=labels, config=config(*settings))
     narrow = EntityRecognizer(str(tiny_base), labels=labels, config=config(*settings, "decode.batch_tokens=60"))
-    assert_same(narrow.predict(TEXTS[:3]), wide.predict(TEXTS[:3]), 1e-5)
+    documents = wide.predict(TEXTS[:3])
+    assert len({span.label for document in documents for span in document.spans}) > 2
+    assert_same(narrow.predict(TEXTS[:3]), documents, 1e-5)
 
 
 # mistakes

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import cllmfs.folders
 import cllmfs.store
+from cllmfs.calibration import Calibration
 from cllmfs.config import Config
 from cllmfs.errors import CllmfsError, ConfigError, DataError, ModelError
 from cllmfs.recognizer import EntityRecognizer
@@ -20,7 +21,15 @@ from cllmfs.schema import Example, Span
 from cllmfs.store import check_writable, is_model_folder, model_card, read_manifest, write_model
 
 SHOT = Example("Ada met Bo.", (Span(0, 3, "person"), Span(8, 10, "a|b")))
-SETTINGS = ("train.steps=1", "train.precision=fp32", "lora.rank=2", "lora.keep=0.6", "decode.end_bias=-20")
+SETTINGS = (
+    "train.steps=1",
+    "train.precision=fp32",
+    "lora.rank=2",
+    "lora.keep=0.6",
+    "decode.end_bias=-20",
+    "calibrate.shift=0.75",
+)
+TRUST = {"slope": 0.5, "shift": 0.25, "threshold": 0.125, "thresholds": {"person": 0.75}}
 FILES = {"cllmfs.json", "adapter_config.json", "adapter_model.safetensors", "README.md"}
 
 
@@ -82,11 +91,14 @@ def test_the_manifest_is_complete(kept: Path, trained: EntityRecognizer, own_bas
     assert record["labels"] == {"person": "a human", "a|b": "x | y"} and list(record["labels"]) == ["person", "a|b"]
     shots = {"sentences": 1, "mentions": {"a|b": 1, "person": 1}, "steps": 1, "keep": 0.6}
     assert {name: record["shots"][name] for name in shots} == shots
-    assert set(record["config"]) == {"prompt", "lora", "loss", "train", "decode"}
+    assert set(record["config"]) == {"prompt", "lora", "loss", "train", "decode", "calibrate"}
     assert record["config"]["lora"]["rank"] == 2
     assert {"cllmfs", "torch", "transformers", "peft", "tokenizers", "safetensors", "python"} == set(record["versions"])
     assert record["prompt"]["before"] == "S:"
     assert record["scores"] == {} and record["trained"] is True
+    expected = record["config"]["calibrate"]
+    assert expected.pop("folds") >= 0 and expected["shift"] == 0.75
+    assert record["calibration"] == {**expected, "thresholds": {}}, "too few shots to fit another"
 
 
 def test_the_card_is_markdown_with_escaped_labels(kept: Path, own_base: Path) -> None:
@@ -273,6 +285,12 @@ def other_rank(model: Path) -> None:
         (lambda model: change(model, prompt={"before": "?"}), ModelError, "was trained with another prompt"),
         (lambda model: change(model, base_hash="sha256:00"), ModelError, "trained on another version of"),
         (lambda model: change(model, base="/nowhere/base"), ModelError, "'/nowhere/base' cannot be loaded as a base"),
+        (lambda model: change(model, calibration={}), ModelError, r"cllmfs\.json: a calibration holds slope, shift"),
+        (lambda model: change(model, calibration=[1]), ModelError, "a calibration holds slope, shift, threshold and"),
+        (lambda model: change(model, calibration={**TRUST, "slope": "steep"}), ModelError, "a calibration .*'steep'"),
+        (lambda model: change(model, calibration={**TRUST, "shift": None}), ModelError, "a calibration holds slope"),
+        (lambda model: change(model, calibration={**TRUST, "thresholds": ["person"]}), ModelError, "a calibration "),
+        (lambda model: change(model, calibration={**TRUST, "thresholds": {"person": []}}), ModelError, "a calibration"),
         (drop("adapter_model.safetensors"), ModelError, r"adapter_model\.safetensors is missing"),
         (drop("cllmfs.json"), ModelError, "is no whole cllmfs model"),
         (cut_adapter, ModelError, "does not fit its base"),
@@ -287,6 +305,25 @@ def test_damaged_folders_are_named(
     damage(model)
     with pytest.raises(kind, match=message):
         EntityRecognizer.load(model)
+
+
+def test_a_calibration_is_read_from_the_manifest(model: Path) -> None:
+    change(model, calibration=TRUST)
+    loaded = EntityRecognizer.load(model)
+    assert loaded.calibration == Calibration(0.5, 0.25, 0.125, {"person": 0.75})
+    assert loaded.info()["calibration"] == TRUST
+
+
+def test_a_model_saved_before_there_was_calibration_has_the_expected_one(model: Path) -> None:
+    record = json.loads((model / "cllmfs.json").read_text(encoding="utf-8"))
+    del record["config"]["calibrate"]
+    change(model, calibration=None, config=record["config"])
+    expected = Config().calibrate
+    prior = Calibration(expected.slope, expected.shift, expected.threshold)
+    assert prior.shift != 0.75 and EntityRecognizer.load(model).calibration == prior
+    record["config"]["calibrate"] = {"slope": 2.0, "shift": 0.5, "threshold": 0.25}
+    change(model, config=record["config"])
+    assert EntityRecognizer.load(model).calibration == Calibration(2.0, 0.5, 0.25)
 
 
 def test_a_model_needs_no_files_but_manifest_and_adapter(model: Path, trained: EntityRecognizer) -> None:

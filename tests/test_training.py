@@ -150,6 +150,22 @@ def test_empty_texts_alone_are_no_shots() -> None:
     assert len(shots((Example(""), SENTENCES[0]))) == 1
 
 
+def test_quietly_prepared_shots_are_the_same_and_nothing_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    """For examples that were prepared before, varied or in part."""
+    half = Example("Adas boat", (Span(0, 3, "person"), Span(5, 9, "boat")))
+    backbone = tiny_backbone("llama")
+
+    def quietly(*examples: Example) -> list[Shot]:
+        return prepare_shots(examples, backbone, builder(), "word", 512, 16, quiet=True)
+
+    with caplog.at_level(logging.WARNING, "cllmfs"):
+        assert [shot.gold for shot in quietly(half, SENTENCES[0])] == [{"boat": ((5, 8),)}, shots()[0].gold]
+        assert quietly(Example("")) == []
+        assert [shot.gold for shot in quietly(Example("Adas", (Span(0, 3, "person"),)))] == [{}]
+        assert list(answered_labels(LABELS, shots((SENTENCES[0],)), quiet=True)) == ["person", "place"]
+    assert not caplog.records
+
+
 # the batches of a step
 
 
@@ -237,6 +253,49 @@ def test_labels_that_no_shot_answers_are_named_and_left_out(caplog: pytest.LogCa
         {"place": "", "boat": "a vessel", "food": ""}
     )
     assert "no example for person, tool: asked as the base knows it, not trained" in caplog.text
+
+
+# shots that are varied
+
+
+def told_apart(epoch: int) -> list[Shot]:
+    """As many sentences as there are, each naming the epoch."""
+    return shots(tuple(example(f"Ada {epoch} {number}", person=["Ada"]) for number in range(len(SENTENCES))))
+
+
+def varied_batches(made_for: list[int]) -> ShotBatches:
+    """Batches of varied shots that note the epochs they were varied for."""
+
+    def varied(epoch: int) -> list[Shot]:
+        made_for.append(epoch)
+        return told_apart(epoch)
+
+    config = Config(train=TrainConfig(batch_sentences=3, negatives=1))
+    return ShotBatches(shots(), LABELS, tiny_backbone("llama"), builder(), config, varied)
+
+
+def sentences(step: list[Batch]) -> dict[int, str]:
+    return {row.index: row.sentence.text for batch in step for row in batch.rows}
+
+
+def test_shots_are_varied_from_the_second_epoch_on_and_once_for_each() -> None:
+    made_for: list[int] = []
+    made = varied_batches(made_for)
+    read: list[dict[int, str]] = [{} for _ in range(4)]
+    for step in range(4 * made.per_epoch):
+        read[step // made.per_epoch] |= sentences(made(step))
+    assert read[0] == {number: shot.text for number, shot in enumerate(SENTENCES)}
+    for epoch in (1, 2, 3):
+        assert read[epoch] == {number: f"Ada {epoch} {number}" for number in range(len(SENTENCES))}
+    assert made_for == [1, 2, 3]
+
+
+def test_a_step_of_varied_shots_is_a_function_of_its_number() -> None:
+    """A resumed run begins in the middle of an epoch; another order must not be noticed, either."""
+    straight, jumping = varied_batches([]), varied_batches([])
+    rows = {step: [batch.rows for batch in straight(step)] for step in range(9)}
+    for step in (4, 0, 8, 7, 1, 4):
+        assert [batch.rows for batch in jumping(step)] == rows[step]
 
 
 # how many steps
@@ -346,6 +405,13 @@ def test_progress_tells_every_step_and_the_scores() -> None:
         (1, 0.2, 0.2), (2, 0.6, 0.6), (3, 0.6, 0.6), (4, 0.4, 0.6),
     ]  # fmt: skip
     assert all(p.tokens_per_second > 0 and p.step.total == 4 for p in told)
+
+
+def test_progress_names_what_is_trained() -> None:
+    told: list[Progress] = []
+    Trainer(optimisation(2), None, None).run(on_progress=told.append)
+    Trainer(optimisation(1), None, None).run(on_progress=told.append, phase="calibrating, part 1 of 2")
+    assert [progress.phase for progress in told] == ["training", "training", "calibrating, part 1 of 2"]
 
 
 # resuming

@@ -13,6 +13,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,11 @@ if __name__ == "__main__":
 import torch
 
 from benchmarks.few_shot import datasets as benchmark_data
+from cllmfs.calibration import expected_calibration_error, reliability
 from cllmfs.config import Config
-from cllmfs.evaluation import Scores, mean_sd
+from cllmfs.evaluation import Scores, evaluate_spans, mean_sd
 from cllmfs.recognizer import EntityRecognizer
-from cllmfs.schema import Example, LabelSet
+from cllmfs.schema import Document, Example, LabelSet
 
 
 def scores_record(scores: Scores) -> dict[str, Any]:
@@ -57,15 +59,26 @@ def run(name: str, k: int, seed: int, test: list[Example], arguments: argparse.N
         shots = benchmark_data.supports(name, k, seed, arguments.data)
         recognizer.fit(shots)
     trained = time.monotonic()
-    scores = recognizer.evaluate(test, quick=True)
-    record = scores_record(scores) | {"shots": len(shots), "fit_seconds": round(trained - began, 1)}
-    record["evaluate_seconds"] = round(time.monotonic() - trained, 1)
-    if k and arguments.votes:
-        record["votes"] = {}
-        for weight in arguments.votes:
-            recognizer.config = config.with_settings([f"decode.vote_weight={weight}"])
-            record["votes"][str(weight)] = scores_record(recognizer.evaluate(test, quick=True))
-    return record
+    documents = recognizer.predict([example.text for example in test])
+    seconds = time.monotonic() - trained
+    scores = evaluate_spans(test, documents, recognizer.labels, scenarios=False)
+    bins = reliability(confidences(test, documents))
+    return scores_record(scores) | {
+        "shots": len(shots),
+        "fit_seconds": round(trained - began, 1),
+        "evaluate_seconds": round(seconds, 1),
+        "ece": round(expected_calibration_error(bins), 4),
+        "reliability": [[one.low, one.spans, round(one.confidence, 4), round(one.accuracy, 4)] for one in bins],
+        "chosen": {**{key: value for key, value in recognizer.shots.items() if key != "mentions"}, **recognizer.scores},
+        "calibration": recognizer.calibration.to_dict(),
+    }
+
+
+def confidences(test: list[Example], documents: list[Document]) -> Iterator[tuple[float, bool]]:
+    """Each predicted span's confidence, and whether it is right."""
+    for example, document in zip(test, documents, strict=True):
+        gold = {span.key for span in example.spans}
+        yield from ((span.score or 0.0, span.key in gold) for span in document.spans)
 
 
 def summary(runs: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -77,12 +90,8 @@ def summary(runs: dict[str, dict[str, Any]]) -> dict[str, Any]:
     for group, records in groups.items():
         entry: dict[str, Any] = {"runs": len(records), "ungrounded": sum(r["ungrounded"] for r in records)}
         entry["spans"] = sum(r["spans"] for r in records)
-        for name in ("f1", "precision", "recall", "boundary_f1"):
-            entry[name] = [round(value, 2) for value in mean_sd([r[name] for r in records])]
-        for weight in records[0].get("votes", {}):
-            entry[f"f1 votes {weight}"] = [
-                round(value, 2) for value in mean_sd([r["votes"][weight]["f1"] for r in records if "votes" in r])
-            ]
+        for name in ("f1", "precision", "recall", "boundary_f1", "ece", "fit_seconds"):
+            entry[name] = [round(value, 4) for value in mean_sd([r[name] for r in records])]
         table[group] = entry
     return table
 
@@ -97,7 +106,6 @@ def main() -> None:
     parser.add_argument("--split", choices=("dev", "test"), default="test")
     parser.add_argument("--limit", type=int, help="score the first N sentences only")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.NAME=VALUE")
-    parser.add_argument("--votes", type=float, nargs="*", default=[], help="score with these vote weights as well")
     parser.add_argument("--threads", type=int, help="threads of torch")
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()

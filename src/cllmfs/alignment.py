@@ -135,6 +135,29 @@ def tokenize(tokenizer: Any, text: str, edges: str = "word") -> TokenizedText:
     )
 
 
+def letter_case(tokens: TokenizedText) -> tuple[int, ...]:
+    """How the word around each token is written: 0 no capitals, 1 a capital first, then small letters, 2 otherwise.
+
+    For bases whose tokenizer folds case away but which read it as a second input (``letter_case`` of their prompt
+    template).
+    """
+    kinds: list[int] = []
+    first = 0
+    for token in range(len(tokens)):
+        first = token if tokens.start_ok[token] else first
+        if tokens.end_ok[token] and tokens.start_ok[first]:
+            word = tokens.text[tokens.char_start[first] : tokens.char_end[token]]
+            kinds += [_word_case(word)] * (token + 1 - len(kinds))
+            first = token + 1
+    return (*kinds, *[0] * (len(tokens) - len(kinds)))
+
+
+def _word_case(word: str) -> int:
+    if word == word.lower():
+        return 0
+    return 1 if word[1:] == word[1:].lower() else 2
+
+
 def _visible(text: str, start: int, end: int) -> tuple[int, int]:
     """A token's range without white space at its edges; empty for a token of white space alone."""
     while start < end and text[start].isspace():

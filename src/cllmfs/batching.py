@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cllmfs.alignment import TokenizedText
+from cllmfs.alignment import TokenizedText, letter_case
 from cllmfs.automaton import SpanAutomaton
 from cllmfs.prompts import EncodedPrompt
 
@@ -71,6 +71,8 @@ class Row:
         sentence: the sentence's tokens.
         candidates: sorted ids that an answer may hold: the sentence's tokens and the two delimiters.
         index: the caller's number of the sentence.
+        cases: letter case of the sentence's tokens (:func:`~cllmfs.alignment.letter_case`); empty for bases that do not
+            read it.
     """
 
     prefix: tuple[int, ...]
@@ -79,6 +81,7 @@ class Row:
     sentence: TokenizedText
     candidates: tuple[int, ...]
     index: int = 0
+    cases: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.prefix) + sum(len(branch.ids) for branch in self.branches)
@@ -114,6 +117,7 @@ class RowBuilder:
         automaton = self.automaton(sentence)
         candidates = tuple(sorted({*sentence.ids, prompt.next_id, prompt.end_id}))
         local = {token: position for position, token in enumerate(candidates)}
+        cases = letter_case(sentence) if prompt.template.letter_case else ()
         block = (*prompt.before, *sentence.ids, *prompt.after)
         made = []
         for query in queries:
@@ -124,13 +128,13 @@ class RowBuilder:
         if self.order == "type-first":
             starts = [len(prompt.bos) + len(query.ids) + len(prompt.before) for query in queries]
             return [
-                Row((), (branch,), start, sentence, candidates, index)
+                Row((), (branch,), start, sentence, candidates, index, cases)
                 for branch, start in zip(made, starts, strict=True)
             ]
         prefix = (*prompt.bos, *block)
         start = len(prompt.bos) + len(prompt.before)
         groups = [tuple(made)] if self.tree else [(branch,) for branch in made]
-        return [Row(prefix, group, start, sentence, candidates, index) for group in groups]
+        return [Row(prefix, group, start, sentence, candidates, index, cases) for group in groups]
 
 
 def _branch(query: TypeQuery, head: tuple[int, ...], automaton: SpanAutomaton, local: dict[int, int]) -> Branch:
@@ -164,6 +168,8 @@ class Batch:
         anchors: [A, 2] row and column of each branch's opening marker.
         sentence: [R, 2] column of the sentence's first token, and its number of tokens.
         spans: [S, 3] anchor, first and last token of each gold span, in tokens of the sentence.
+        cases: [R, T] letter case of the sentence's tokens, 0 elsewhere; ``None`` for bases that do not read it.
+        labels: label of each branch.
     """
 
     rows: Sequence[Row]
@@ -177,6 +183,7 @@ class Batch:
     anchors: Tensor
     sentence: Tensor
     spans: Tensor
+    cases: Tensor | None = None
     labels: list[str] = field(default_factory=list)
 
     @property
@@ -206,11 +213,13 @@ def collate(rows: Sequence[Row]) -> Batch:
     anchors: list[tuple[int, int]] = []
     spans: list[tuple[int, int, int]] = []
     labels: list[str] = []
+    cases = np.zeros((count, width), dtype=np.int64)
     for r, row in enumerate(rows):
         shared = len(row.prefix)
         ids[r, :shared] = row.prefix
         positions[r, :shared] = np.arange(shared)
         branch[r, :shared] = PREFIX
+        cases[r, row.sentence_at : row.sentence_at + len(row.cases)] = row.cases
         candidates[r, : len(row.candidates)] = row.candidates
         at, step = shared, 0
         for b, part in enumerate(row.branches):
@@ -239,6 +248,7 @@ def collate(rows: Sequence[Row]) -> Batch:
         torch.tensor(anchors, dtype=torch.long).reshape(-1, 2),
         torch.tensor([(row.sentence_at, len(row.sentence)) for row in rows], dtype=torch.long),
         torch.tensor(spans, dtype=torch.long).reshape(-1, 3),
+        torch.from_numpy(cases) if any(row.cases for row in rows) else None,
         labels,
     )
 

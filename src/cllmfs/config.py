@@ -125,6 +125,9 @@ class TrainConfig(_Section):
         low=1,
     )
     negatives: int = knob(8, "absent types asked of a sentence, drawn anew each epoch; -1 asks all", low=-1)
+    swap_mentions: float = knob(
+        0.7, "probability of another mention of its type in a mention's place, drawn anew each epoch", low=0.0, high=1.0
+    )
     warmup: float = knob(0.1, "share of the steps in which the rate rises linearly from 0", low=0.0, high=1.0)
     schedule: str = knob(
         "linear", "course of the rate after the warm-up", choices=("linear", "cosine", "constant_with_warmup")
@@ -148,15 +151,36 @@ class DecodeConfig(_Section):
     nested: bool = knob(False, "allow spans inside spans")
     vote_weight: float = knob(0.0, "weight of the contrastive votes; 0 switches them off", low=0.0)
     opening: str = knob(
-        "best",
-        "when a span is opened: best, when one opening outweighs ending; mass, when all openings together do",
-        choices=("best", "mass"),
+        "first",
+        "where a span is opened: best, at the most probable place if that outweighs ending; first, at the leftmost "
+        "place with at least the probability decode.open_at of a span beginning there if none began before it",
+        choices=("best", "first"),
     )
+    open_at: float = knob(0.1, "probability from which opening = first opens a span", low=0.0, high=1.0)
     end_bias: float = knob(0.0, "added to the logit of ending the answer; below 0 finds more spans")
-    threshold: float = knob(0.0, "spans with a lower score are dropped", low=0.0, high=1.0)
+    threshold: float = knob(
+        0.0, "spans of lower confidence are dropped; 0 leaves it to the fitted thresholds", low=0.0, high=1.0
+    )
     batch_tokens: int = knob(8192, "tokens in a decoding batch, padding included", low=1)
     window_tokens: int = knob(0, "sentence tokens read at once; 0 takes half the model's positions, at most 512", low=0)
     overlap_tokens: int = knob(32, "sentence tokens that neighbouring windows of a long text share", low=0)
+
+
+@dataclass(frozen=True)
+class CalibrateConfig(_Section):
+    """How far scores are trusted."""
+
+    folds: int = knob(
+        2,
+        "parts of the shots that are left out in turn to fit confidences, thresholds and lora.keep; each costs a "
+        "training on the rest; below 2, or with too few shots, the three settings below hold",
+        low=0,
+    )
+    slope: float = knob(
+        0.6, "factor on the log-odds of a score (the inverse of a temperature), before fitting", low=0.01
+    )
+    shift: float = knob(-0.4, "added to the log-odds of a score, before fitting")
+    threshold: float = knob(0.15, "confidence from which a span is reported, before fitting", low=0.0, high=1.0)
 
 
 SECTIONS: dict[str, type[_Section]] = {
@@ -165,6 +189,7 @@ SECTIONS: dict[str, type[_Section]] = {
     "loss": LossConfig,
     "train": TrainConfig,
     "decode": DecodeConfig,
+    "calibrate": CalibrateConfig,
 }
 
 
@@ -177,6 +202,7 @@ class Config:
     loss: LossConfig = field(default_factory=LossConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     decode: DecodeConfig = field(default_factory=DecodeConfig)
+    calibrate: CalibrateConfig = field(default_factory=CalibrateConfig)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: str = "config") -> Config:

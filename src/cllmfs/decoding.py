@@ -161,24 +161,48 @@ def _advance(branch: _Branch, scores: np.ndarray, config: DecodeConfig) -> int:
         adjusted[index] += _adjustment(branch, token, choices[token], closing.get(token), config.end_bias)
     log_p = dict(zip(tokens, adjusted - _log_sum(adjusted), strict=True))
     if state.candidates:
-        return _continue_or_close(branch, choices, log_p, closing)
-    return _open_or_end(branch, choices, log_p, config.opening)
+        return _continue_or_close(branch, choices, log_p, closing, config)
+    return _open_or_end(branch, choices, log_p, config)
 
 
-def _open_or_end(branch: _Branch, choices: dict[int, list[int]], log_p: dict[int, float], opening: str) -> int:
+def _open_or_end(branch: _Branch, choices: dict[int, list[int]], log_p: dict[int, float], config: DecodeConfig) -> int:
     end_id = branch.automaton.end_id
     starts = [token for token in choices if choices[token]]
     best = max(starts, key=log_p.__getitem__, default=end_id)
-    if end_id in log_p and starts:
-        stays = log_p[end_id] >= np.log(0.5) if opening == "mass" else log_p[end_id] >= log_p[best]
-        best = end_id if stays else best
-    branch.log_score = branch.log_open + log_p[best]
+    if config.opening == "first":
+        best, branch.log_score = _first_opening(branch, starts, choices, log_p, config.open_at)
+        if best == end_id:  # also behind NEXT, where no END could be emitted
+            branch.state = replace(branch.state, ended=True)
+            return end_id
+    else:
+        best = end_id if end_id in log_p and log_p[end_id] >= log_p[best] else best
+        branch.log_score = branch.log_open + log_p[best]
     branch.state = branch.automaton.advance(branch.state, best)
     return best
 
 
+def _first_opening(
+    branch: _Branch, starts: list[int], choices: dict[int, list[int]], log_p: dict[int, float], open_at: float
+) -> tuple[int, float]:
+    """The leftmost opening that is probable enough given that none came before it, with the log of that probability.
+
+    Answers run left to right, so taking the most probable opening first would pass over what stands before it.
+    """
+    left = 1.0
+    for token in sorted(starts, key=lambda token: choices[token][0]):
+        share = float(np.exp(branch.log_open + log_p[token]))
+        if share >= open_at * left:
+            return token, float(np.log(share / left))
+        left = max(left - share, 1e-9)
+    return branch.automaton.end_id, 0.0
+
+
 def _continue_or_close(
-    branch: _Branch, choices: dict[int, list[int]], log_p: dict[int, float], closing: dict[int, tuple[int, int]]
+    branch: _Branch,
+    choices: dict[int, list[int]],
+    log_p: dict[int, float],
+    closing: dict[int, tuple[int, int]],
+    config: DecodeConfig,
 ) -> int:
     automaton = branch.automaton
     on = [token for token in choices if choices[token]]
@@ -189,6 +213,10 @@ def _continue_or_close(
         branch.state = automaton.advance(branch.state, best)
         return best
     token = max(closing, key=log_p.__getitem__)
+    if config.opening == "first" and automaton.next_id in closing:
+        # No opening behind NEXT can be more probable than NEXT itself.
+        on_to_next = log_p[automaton.next_id] - log_close >= np.log(max(config.open_at, 1e-9))
+        token = automaton.next_id if on_to_next else automaton.end_id
     score = float(np.exp(min(0.0, branch.log_score + log_close)))
     branch.spans.append(TokenSpan(*closing[token], branch.label, score))
     branch.state = automaton.advance(branch.state, token, closing[token])
@@ -254,7 +282,9 @@ class _CachedRunner:
     def first(self, voting: VoteSettings | None) -> tuple[np.ndarray, np.ndarray | None]:
         mask = tree_mask(self.seen, self.bidirectional)
         layer = None if voting is None else voting.layer
-        hidden = self.backbone.forward(self.batch.ids, mask, self.batch.positions, cache=self.cache, layer=layer)
+        hidden = self.backbone.forward(
+            self.batch.ids, mask, self.batch.positions, cache=self.cache, layer=layer, cases=self.batch.cases
+        )
         return _first(self.backbone, self.batch, hidden.last, hidden.layer, voting)
 
     def feed(self, active: list[_Branch]) -> np.ndarray:

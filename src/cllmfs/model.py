@@ -7,12 +7,10 @@ Knows transformers and peft; knows nothing of prompts' wording, losses or spans.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +21,13 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 from cllmfs.alignment import with_word_cuts
+from cllmfs.bases import MINI, base_folder, check_mini
 from cllmfs.config import LoraConfig
 from cllmfs.errors import ModelError
 from cllmfs.prompts import EncodedPrompt, PromptTemplate
 
 logger = logging.getLogger(__name__)
 
-MINI = "cllmfs-mini"
 PROMPT_FILE = "cllmfs_prompt.json"
 
 
@@ -63,6 +61,7 @@ class Backbone:
         self.prompt = EncodedPrompt(template, tokenizer)
         self.tokenizer = with_word_cuts(tokenizer)
         self.peft: Any = None
+        self._trained_update: dict[str, Tensor] = {}
         self._takes_trees: bool | None = None
         self._logit_scale: float | None = None
 
@@ -109,6 +108,7 @@ class Backbone:
         embeds: Tensor | None = None,
         cache: DynamicCache | None = None,
         layer: int | None = None,
+        cases: Tensor | None = None,
     ) -> Hidden:
         """One pass.
 
@@ -119,9 +119,12 @@ class Backbone:
             embeds: [R, T, d] instead of ids.
             cache: read and extended, when given.
             layer: index of the hidden states wanted beside the last ones.
+            cases: [R, T] letter case, for bases that read it: their token type ids.
         """
         attention = mask if mask.dim() == 2 else self._additive(mask)
         inputs: dict[str, Any] = {"input_ids": ids} if embeds is None else {"inputs_embeds": embeds}
+        if cases is not None:
+            inputs["token_type_ids"] = cases
         if positions is not None:
             # An answer may outgrow learned positions; its last tokens then share the last one.
             inputs["position_ids"] = positions.clamp(max=self.max_positions - 1)
@@ -209,12 +212,25 @@ class Backbone:
         )
         self.peft.active_peft_config.base_model_name_or_path = self.name  # not where it lies on this machine
 
+    def detach_lora(self) -> None:
+        """Take the LoRA layers off again; the base is as it was before :meth:`attach_lora`."""
+        self.peft.unload()
+        self.peft, self._trained_update = None, {}
+
+    def merge_lora(self) -> None:
+        """Add the update into the weights for reading, where they are fp32; training and scaling end with it.
+
+        Reading costs as much as the base alone then. Rounded weights (bf16, 4-bit) would lose small updates.
+        """
+        if all(parameter.dtype == torch.float32 for parameter in self.model.parameters()):
+            self.peft.merge_adapter()
+
     def scale_lora(self, share: float) -> None:
-        """Multiply every layer's update by ``share``: interpolation between base (0) and trained weights (1)."""
+        """Keep a share of the update as it was at the first call: interpolation between base (0) and trained (1)."""
         with torch.no_grad():
             for name, parameter in self.model.named_parameters():
                 if ".lora_B." in name:
-                    parameter.mul_(share)
+                    parameter.copy_(self._trained_update.setdefault(name, parameter.detach().clone()) * share)
 
     def lora_targets(self, names: str = "auto") -> list[str]:
         """Names of the modules that LoRA adapts; ``auto``: every linear layer inside the decoder's blocks.
@@ -280,6 +296,8 @@ def load_backbone(base: str, *, device: str | None = None, dtype: torch.dtype | 
     if dtype is None:
         dtype = torch.bfloat16 if place.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
     source = str(base_folder(base) or base)
+    if base == MINI:
+        check_mini()
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, use_fast=True)
         model = AutoModelForCausalLM.from_pretrained(source, trust_remote_code=False, use_safetensors=True, dtype=dtype)
@@ -298,26 +316,6 @@ def load_backbone(base: str, *, device: str | None = None, dtype: torch.dtype | 
             "choose a decoder (for BERT, a checkpoint with is_decoder = true)"
         )
     return backbone
-
-
-def base_folder(base: str) -> Path | None:
-    """The folder of a base on disk; ``None`` for a hub id."""
-    if base == MINI:
-        return Path(str(files("cllmfs") / "mini"))
-    return Path(base) if Path(base).is_dir() else None
-
-
-def fingerprint(base: str, model: Any) -> str:
-    """What tells one base from another: a SHA-256 over config and weights of a folder, or the hub's commit."""
-    folder = base_folder(base)
-    if folder is None:
-        return f"commit:{getattr(model.config, '_commit_hash', None)}"
-    digest = hashlib.sha256()
-    for path in [folder / "config.json", *sorted(folder.glob("*.safetensors"))]:
-        with path.open("rb") as stream:
-            while chunk := stream.read(1 << 20):
-                digest.update(chunk)
-    return f"sha256:{digest.hexdigest()}"
 
 
 def _template(source: str) -> PromptTemplate:

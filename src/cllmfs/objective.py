@@ -44,10 +44,10 @@ def run(
     ids = batch.ids if embeds is None else None
     if backbone.takes_trees():
         mask = tree_mask(batch.branch, bidirectional)
-        return backbone.forward(ids, mask, batch.positions, embeds=embeds, layer=layer)
+        return backbone.forward(ids, mask, batch.positions, embeds=embeds, layer=layer, cases=batch.cases)
     if len(batch.labels) > len(batch.rows):
         raise ValueError(f"{backbone.name} takes no trees, but a row has several branches; build rows with tree=False")
-    return backbone.forward(ids, batch.branch != PADDING, None, embeds=embeds, layer=layer)
+    return backbone.forward(ids, batch.branch != PADDING, None, embeds=embeds, layer=layer, cases=batch.cases)
 
 
 def answer_logits(backbone: Backbone, batch: Batch, last: Tensor, support: str = "automaton") -> Tensor:

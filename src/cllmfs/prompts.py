@@ -35,6 +35,7 @@ class PromptTemplate:
         next: candidates for the delimiter between two spans.
         end: candidates for the delimiter that ends the answer; the tokenizer's end-of-sequence token comes last.
         prefix_attention: what ``prompt.prefix_attention = "auto"`` means for this base.
+        letter_case: the base's tokenizer folds case, and the base reads it as token type ids (0, 1, 2) instead.
     """
 
     before: str = "Sentence:\n"
@@ -45,6 +46,7 @@ class PromptTemplate:
     next: tuple[str, ...] = (" |", "|", " ||", "||", ";")
     end: tuple[str, ...] = ("\n",)
     prefix_attention: str = "causal"
+    letter_case: bool = False
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: str = "prompt template") -> PromptTemplate:
@@ -57,7 +59,12 @@ class PromptTemplate:
         if unknown := sorted(set(values) - known):
             raise ModelError(f"{source}: unknown piece {unknown[0]!r}; a template has {', '.join(sorted(known))}")
         made: dict[str, Any] = {}
+        if not isinstance(values.get("letter_case", False), bool):
+            raise ModelError(f"{source}: letter_case must be true or false, got {values['letter_case']!r}")
         for name, value in values.items():
+            if name == "letter_case":
+                made[name] = value
+                continue
             many = name in ("next", "end")
             texts = value if many and isinstance(value, list | tuple) else [value]
             if many != isinstance(value, list | tuple) or not all(isinstance(text, str) for text in texts):

@@ -255,10 +255,10 @@ class TrainingProgress:
 
     def __enter__(self) -> Self:
         if sys.stderr.isatty():
-            columns = ("training", "{task.fields[count]}", "{task.fields[left]}", "{task.fields[facts]}")
+            columns = ("{task.fields[phase]}", "{task.fields[count]}", "{task.fields[left]}", "{task.fields[facts]}")
             texts = [TextColumn(column, markup=False) for column in columns]
             self._bar = Bar(texts[0], BarColumn(16), *texts[1:], console=Console(stderr=True, highlight=False))
-            self._task = self._bar.add_task("", total=None, count="", left="", facts="preparing")
+            self._task = self._bar.add_task("", total=None, phase="training", count="", left="", facts="preparing")
             self._bar.start()
         return self
 
@@ -269,16 +269,20 @@ class TrainingProgress:
     def __call__(self, progress: Progress) -> None:
         """Show a step."""
         number, total, now = progress.step.number, progress.step.total, time.monotonic()
-        if self.last is None:
-            self._first, self._began = number, now
-        begun, self.last = self.last is not None, progress
+        begun = self.last is not None and self.last.phase == progress.phase
+        if not begun:
+            self._first, self._began, self._printed_number = number, now, 0
+        self.last = progress
         done = number - self._first  # a resumed run begins late: its speed is that of its own steps
         left = f"{clock((now - self._began) / done * (total - number))} left" if done else ""
         count, facts = f"step {number}/{total}", progress_facts(progress)
         if self._bar is not None:
-            self._bar.update(self._task, completed=number, total=total, count=count, left=left, facts=facts)
+            self._bar.update(
+                self._task, completed=number, total=total, phase=progress.phase, count=count, left=left, facts=facts
+            )
             return
         far = (number - self._printed_number) * 10 >= total or now - self._printed >= _LINES_APART
         if not begun or far or number == total:
-            note(", ".join(part for part in (count, facts, left) if part))
+            phase = "" if progress.phase == "training" else progress.phase
+            note(", ".join(part for part in (phase, count, facts, left) if part))
             self._printed, self._printed_number = now, number

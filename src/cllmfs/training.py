@@ -37,12 +37,14 @@ class Progress:
         tokens_per_second: since training began or resumed.
         dev_f1: strict micro-F1 of the last evaluation on the dev set, or ``None``.
         best_f1: the best so far, or ``None``.
+        phase: what is being trained.
     """
 
     step: Step
     tokens_per_second: float
     dev_f1: float | None = None
     best_f1: float | None = None
+    phase: str = "training"
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,17 @@ class Shot:
 
 
 def prepare_shots(
-    examples: Sequence[Example], backbone: Backbone, builder: RowBuilder, edges: str, window: int, overlap: int
+    examples: Sequence[Example],
+    backbone: Backbone,
+    builder: RowBuilder,
+    edges: str,
+    window: int,
+    overlap: int,
+    quiet: bool = False,
 ) -> list[Shot]:
     """Tokenise the examples, long ones in windows; gold spans that cannot be emitted are named in a warning.
+
+    With ``quiet`` nothing is said and nothing raised: for examples that were prepared before, varied or in part.
 
     Raises:
         DataError: if no example has a token, or there are gold spans and none can be emitted.
@@ -81,6 +91,8 @@ def prepare_shots(
         for first, last, label in spans:
             if (first, last, label) not in kept:
                 lost.append((example, *tokens.char_range(first, last), label))
+    if quiet:
+        return shots
     if not shots:
         raise DataError(f"training needs at least one sentence with words in it, got {len(examples)} empty texts")
     if lost:
@@ -97,10 +109,11 @@ def prepare_shots(
     return shots
 
 
-def answered_labels(labels: LabelSet, shots: Sequence[Shot]) -> LabelSet:
+def answered_labels(labels: LabelSet, shots: Sequence[Shot], quiet: bool = False) -> LabelSet:
     """Labels that some shot answers: one that none does would only ever be taught to answer nothing."""
     seen = {label for shot in shots for label, spans in shot.gold.items() if spans}
-    if missing := [label for label in labels if label not in seen]:
+    missing = [label for label in labels if label not in seen]
+    if missing and not quiet:
         logger.warning("no example for %s: asked as the base knows it, not trained", ", ".join(missing))
     return LabelSet({label: text for label, text in labels.items() if label in seen})
 
@@ -127,12 +140,28 @@ class ShotBatches:
 
     Each epoch visits every sentence once, in an order drawn from (seed, epoch). A sentence is asked all its present
     types and ``train.negatives`` absent ones, drawn anew each epoch.
+
+    Args:
+        shots: the sentences.
+        labels: the types that may be asked.
+        backbone: encodes the queries.
+        builder: makes the rows.
+        config: batch sizes, negatives, seed.
+        varied: the shots of an epoch other than the first, as many as ``shots``; always ``shots`` when not given.
     """
 
     def __init__(
-        self, shots: Sequence[Shot], labels: LabelSet, backbone: Backbone, builder: RowBuilder, config: Config
+        self,
+        shots: Sequence[Shot],
+        labels: LabelSet,
+        backbone: Backbone,
+        builder: RowBuilder,
+        config: Config,
+        varied: Callable[[int], Sequence[Shot]] | None = None,
     ) -> None:
         self.shots = shots
+        self.varied = varied
+        self._epoch: tuple[int, Sequence[Shot]] = (0, shots)
         self.builder = builder
         self.config = config
         described = config.prompt.descriptions
@@ -147,6 +176,8 @@ class ShotBatches:
         epoch, part = divmod(step, self.per_epoch)
         rng = random.Random(f"{self.config.train.seed}/{epoch}")
         order = sorted(range(len(self.shots)), key=lambda _: rng.random())
+        if self.varied is not None and epoch != self._epoch[0]:
+            self._epoch = (epoch, self.varied(epoch) if epoch else self.shots)
         size = self.config.train.batch_sentences
         rows: list[Row] = []
         for index in order[part * size : (part + 1) * size]:
@@ -154,7 +185,7 @@ class ShotBatches:
         return [collate(group) for group in pack(rows, self.config.train.batch_tokens)]
 
     def _rows(self, index: int, rng: random.Random) -> list[Row]:
-        shot = self.shots[index]
+        shot = self._epoch[1][index]
         present = [label for label in self.queries if shot.gold.get(label)]
         absent = [label for label in self.queries if not shot.gold.get(label)]
         count = len(absent) if self.config.train.negatives < 0 else self.config.train.negatives
@@ -189,7 +220,12 @@ class Trainer:
         self.last_f1: float | None = None
         self.without_gain = 0
 
-    def run(self, resume: bool = False, on_progress: Callable[[Progress], None] | None = None) -> None:
+    def run(
+        self,
+        resume: bool = False,
+        on_progress: Callable[[Progress], None] | None = None,
+        phase: str = "training",
+    ) -> None:
         """Train to the end or to the early stop; the best weights by dev F1 are left in place.
 
         Raises:
@@ -206,7 +242,7 @@ class Trainer:
                 self._after(step)
                 if on_progress is not None:
                     speed = tokens / max(time.monotonic() - began, 1e-9)
-                    on_progress(Progress(step, speed, self.last_f1, self.best_f1))
+                    on_progress(Progress(step, speed, self.last_f1, self.best_f1, phase))
                 if self._stopped():
                     break
         if self.best:

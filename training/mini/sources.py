@@ -13,13 +13,16 @@ import tomllib
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from augment import TokenSpan
+from written import Sheet, sheets
 
 from cllmfs.errors import ConfigError, DataError
+from cllmfs.schema import Example
 
 SOURCES_FILE = Path(__file__).with_name("sources.toml")
 TYPES_FILE = Path(__file__).with_name("types.toml")
@@ -35,11 +38,15 @@ _NOT_WORD = re.compile(r"[\W_]+")
 
 @dataclass(frozen=True)
 class TrainingItem:
-    """One sentence: tokens, (start token, end token exclusive, label) spans, name of its source."""
+    """One sentence: tokens, (start token, end token exclusive, label) spans, name of its source.
+
+    ``written`` is the sentence with its own spacing, where it did not come as tokens.
+    """
 
     tokens: list[str]
     spans: list[TokenSpan]
     source: str
+    written: Example | None = None
 
 
 @dataclass(frozen=True)
@@ -242,13 +249,55 @@ def _split_items(
     return kept, held
 
 
+# A word with what is glued into it ("wi-fi", "3.5", "don't"), or one mark.
+_WORD = re.compile(r"\w+(?:[-'’./:@&+]\w+)*|[^\w\s]")
+
+
+def _written_item(example: Example, source: str) -> TrainingItem:
+    """A sentence of a sheet as tokens; a mention's edges are always tokens' edges."""
+    edges = sorted({0, len(example.text), *(at for span in example.spans for at in (span.start, span.end))})
+    words = [
+        (low + match.start(), low + match.end())
+        for low, high in pairwise(edges)
+        for match in _WORD.finditer(example.text[low:high])
+    ]
+    starts = {start: number for number, (start, _) in enumerate(words)}
+    ends = {end: number + 1 for number, (_, end) in enumerate(words)}
+    spans = [(starts[span.start], ends[span.end], span.label) for span in example.spans]
+    return TrainingItem([example.text[start:end] for start, end in words], spans, source, example)
+
+
+def sheet_source(sheet: Sheet, weight: float, measuring: set[str]) -> Source:
+    """A written sheet as a training set; every tenth sentence is held out."""
+    report = Report(read=len(sheet.examples))
+    kept: dict[str, TrainingItem] = {}
+    for example in sheet.examples:
+        item = _written_item(example, sheet.name)
+        text = normalised(item.tokens)
+        report.leaked += text in measuring
+        report.duplicate += text in kept
+        if text not in measuring:
+            kept.setdefault(text, item)
+    items = list(kept.values())
+    held, items = items[9::10], [item for number, item in enumerate(items) if number % 10 != 9]
+    report.held_out, report.kept = len(held), len(items)
+    types = {kind.key: TypeNames(f"{sheet.name}:{kind.key}", kind.names, kind.descriptions) for kind in sheet.types}
+    attribution = f"{sheet.title} ({sheet.register}), written for this project."
+    return Source(sheet.name, "written", "Apache-2.0", attribution, weight, False, items, held, types, (), report)
+
+
 def load_sources(
-    data_dir: str | Path, *, sources_file: Path = SOURCES_FILE, types_file: Path = TYPES_FILE
+    data_dir: str | Path,
+    *,
+    sources_file: Path = SOURCES_FILE,
+    types_file: Path = TYPES_FILE,
+    written_share: float = 0.0,
 ) -> list[Source]:
     """Read, filter and index every set of ``sources_file``.
 
     Args:
         data_dir: folder with one folder a set (``*.jsonl`` of tokens and token spans, META.json).
+        written_share: draws from the written sheets for each draw from those sets.
 
     Raises:
         ConfigError: a licence off the allow-list, a measuring set, a label without names, one name for two labels.
@@ -287,4 +336,13 @@ def load_sources(
         )
         _check_names(source)
         sources.append(source)
-    return sources
+    if not written_share:
+        return sources
+    return sources + written_sources(written_share * sum(source.weight for source in sources), measuring)
+
+
+def written_sources(weight: float, measuring: set[str]) -> list[Source]:
+    """All sheets, sharing ``weight`` in the ratio of the square roots of their sizes."""
+    found = list(sheets())
+    roots = [len(sheet.examples) ** 0.5 for sheet in found]
+    return [sheet_source(s, weight * root / sum(roots), measuring) for s, root in zip(found, roots, strict=True)]

@@ -56,10 +56,19 @@ def batches_of(
     return [collate(group) for group in pack(rows, settings["batch_tokens"])]
 
 
-def train(data: Path, start: Path, output: Path, settings: dict, stop_after: float) -> None:
-    """Run or resume; leaves ``OUTPUT/checkpoint`` and ``OUTPUT/log.jsonl``."""
+def train(data: Path, start: Path, output: Path, settings: dict, stop_after: float, until: int | None) -> None:
+    """Run or resume; leaves ``OUTPUT/checkpoint`` and ``OUTPUT/log.jsonl``.
+
+    Args:
+        data: folder of the public sets.
+        start: the untrained decoder.
+        output: where checkpoint and log go.
+        settings: the content of ``config.toml``.
+        stop_after: seconds after which a run stops, to be resumed.
+        until: the last step, the schedule being that of the whole run.
+    """
     output.mkdir(parents=True, exist_ok=True)
-    sources = load_sources(data)
+    sources = load_sources(data, written_share=settings["job"]["written_share"])
     backbone = load_backbone(str(start), dtype=torch.float32)
     backbone.model.get_input_embeddings().weight.requires_grad_(False)
     builder = RowBuilder(backbone.prompt, "sentence-first", tree=True)
@@ -81,7 +90,7 @@ def train(data: Path, start: Path, output: Path, settings: dict, stop_after: flo
             tokens += step.tokens
             elapsed = time.monotonic() - began
             print(json.dumps({**asdict(step), "tokens_per_second": round(tokens / elapsed)}), file=log, flush=True)
-            last = step.number == step.total or elapsed > stop_after
+            last = step.number in (step.total, until) or elapsed > stop_after
             if step.number % job["checkpoint_every"] == 0 or last:
                 optimisation.save(checkpoint, {"settings": settings})
             if last:
@@ -95,6 +104,9 @@ if __name__ == "__main__":
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--config", type=Path, default=CONFIG)
     parser.add_argument("--stop-after", type=float, default=float("inf"), metavar="SECONDS")
+    parser.add_argument(
+        "--until", type=int, metavar="STEP", help="stop there; the schedule stays that of the whole run"
+    )
     arguments = parser.parse_args()
     train(
         arguments.data,
@@ -102,4 +114,5 @@ if __name__ == "__main__":
         arguments.output,
         tomllib.loads(arguments.config.read_text(encoding="utf-8")),
         arguments.stop_after,
+        arguments.until,
     )

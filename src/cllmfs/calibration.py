@@ -1,0 +1,192 @@
+"""How far scores can be trusted: from path probabilities to calibrated confidences, and from which one a span counts.
+
+Scores of held-out spans and whether they were right go in; a monotone map (Platt scaling: a temperature and a shift on
+the log-odds) and thresholds come out. Knows numbers and labels; knows nothing of texts or models.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from cllmfs.errors import ModelError
+
+_LEAST = 1e-6  # scores are kept this far from 0 and 1, where log-odds end
+_LABEL_MENTIONS = 20  # gold mentions at which a label's own threshold weighs as much as the one of all labels
+_SLOPE_SD, _SHIFT_SD = 0.25, 0.5  # how far the fitted map may lie from the prior
+
+
+class Judged(NamedTuple):
+    """A predicted span of a held-out sentence: its score in [0, 1], whether it was right, and its label."""
+
+    score: float
+    right: bool
+    label: str
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A monotone map of scores, and the confidences from which spans are reported.
+
+    Attributes:
+        slope: factor on a score's log-odds, the inverse of a temperature; above 0.
+        shift: added to them.
+        threshold: confidence from which a span is reported, in [0, 1].
+        thresholds: the same for single labels, where the shots allow to tell.
+    """
+
+    slope: float = 1.0
+    shift: float = 0.0
+    threshold: float = 0.0
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+
+    def confidence(self, score: float) -> float:
+        """The calibrated probability that a span of this score is right."""
+        if (self.slope, self.shift) == (1.0, 0.0):
+            return score
+        return _logistic(self.slope * _log_odds(score) + self.shift)
+
+    def limit(self, label: str) -> float:
+        """The confidence from which a span of the label is reported."""
+        return self.thresholds.get(label, self.threshold)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready record."""
+        return {**vars(self), "thresholds": dict(self.thresholds)}
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any], source: str) -> Calibration:
+        """Inverse of :meth:`to_dict`.
+
+        Raises:
+            ModelError: if a figure is missing or no number.
+        """
+        try:
+            thresholds = {str(label): float(value) for label, value in record["thresholds"].items()}
+            return cls(float(record["slope"]), float(record["shift"]), float(record["threshold"]), thresholds)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ModelError(
+                f"{source}: a calibration holds slope, shift, threshold and thresholds: {error}"
+            ) from error
+
+
+def fit_calibration(judged: Sequence[Judged], gold: Mapping[str, int], prior: Calibration) -> Calibration:
+    """Platt scaling (Platt 1999) with a prior, then the thresholds that maximise the micro-F1 to be expected.
+
+    Few judged spans move the map little: the prior is normal around ``prior``'s slope and shift.
+
+    Args:
+        judged: predicted spans of held-out sentences, at a low threshold.
+        gold: mentions of each label in the same sentences.
+        prior: the map expected before anything was seen; returned as it is if nothing was judged.
+    """
+    if not judged or not sum(gold.values()):
+        return prior
+    slope, shift = _fit_map(judged, prior)
+    fitted = Calibration(slope, shift)
+    confidences = [(fitted.confidence(one.score), one.label) for one in judged]
+    total = sum(gold.values())
+    threshold = expected_best_threshold([confidence for confidence, _ in confidences], total)
+    thresholds = {}
+    for label, mentions in sorted(gold.items()):
+        own = sorted(((fitted.confidence(one.score), one.right) for one in judged if one.label == label), reverse=True)
+        if mentions >= _LABEL_MENTIONS and own:
+            weight = mentions / (mentions + _LABEL_MENTIONS)
+            best = best_threshold(own, mentions)
+            thresholds[label] = weight * best + (1 - weight) * threshold
+    return Calibration(slope, shift, threshold, thresholds)
+
+
+def expected_best_threshold(confidences: Sequence[float], gold: int) -> float:
+    """The threshold of the highest F1 to be expected if the confidences are the spans' true probabilities.
+
+    It lies near half of that F1 (Lipton, Elkan and Naryanaswamy 2014, arXiv 1402.1892).
+    """
+    best, threshold, right = 0.0, 0.0, 0.0
+    for count, confidence in enumerate(sorted(confidences, reverse=True), start=1):
+        right += confidence
+        f1 = 2 * right / (count + gold)
+        if f1 > best:
+            best, threshold = f1, confidence
+    return threshold
+
+
+def best_threshold(ranked: Sequence[tuple[float, bool]], gold: int) -> float:
+    """The threshold of the highest F1 among (confidence, right) pairs in falling order; halfway to the next one."""
+    best, threshold, right = -1.0, 0.0, 0
+    for count, (confidence, is_right) in enumerate(ranked, start=1):
+        right += is_right
+        following = ranked[count][0] if count < len(ranked) else 0.0
+        f1 = 2 * right / (count + gold)
+        if f1 > best and following < confidence:
+            best, threshold = f1, (confidence + following) / 2
+    return threshold
+
+
+class Bin(NamedTuple):
+    """A bin of a reliability diagram: spans in it, their mean confidence and the share that was right."""
+
+    low: float
+    high: float
+    spans: int
+    confidence: float
+    accuracy: float
+
+
+def reliability(pairs: Iterable[tuple[float, bool]], bins: int = 10) -> list[Bin]:
+    """(confidence, right) pairs in bins of equal width; empty bins are left out."""
+    groups: dict[int, list[tuple[float, bool]]] = {}
+    for confidence, right in pairs:
+        groups.setdefault(min(int(confidence * bins), bins - 1), []).append((confidence, right))
+    return [
+        Bin(
+            number / bins,
+            (number + 1) / bins,
+            len(group),
+            sum(confidence for confidence, _ in group) / len(group),
+            sum(right for _, right in group) / len(group),
+        )
+        for number, group in sorted(groups.items())
+    ]
+
+
+def expected_calibration_error(bins: Sequence[Bin]) -> float:
+    """Mean distance of confidence and accuracy over the bins, weighted by their spans (arXiv 1706.04599)."""
+    total = sum(one.spans for one in bins)
+    return sum(one.spans * abs(one.confidence - one.accuracy) for one in bins) / total if total else 0.0
+
+
+def _fit_map(judged: Sequence[Judged], prior: Calibration) -> tuple[float, float]:
+    """Newton's method on the penalised log-likelihood, which is concave in slope and shift."""
+    points = [(_log_odds(one.score), one.right) for one in judged]
+    slope, shift = prior.slope, prior.shift
+    for _ in range(50):
+        pull_a, pull_b = 1 / _SLOPE_SD**2, 1 / _SHIFT_SD**2
+        gradient_a, gradient_b = pull_a * (slope - prior.slope), pull_b * (shift - prior.shift)
+        aa, ab, bb = pull_a, 0.0, pull_b
+        for x, right in points:
+            p = _logistic(slope * x + shift)
+            weight = p * (1 - p)
+            gradient_a += (p - right) * x
+            gradient_b += p - right
+            aa, ab, bb = aa + weight * x * x, ab + weight * x, bb + weight
+        determinant = aa * bb - ab * ab
+        step_a = (bb * gradient_a - ab * gradient_b) / determinant
+        step_b = (aa * gradient_b - ab * gradient_a) / determinant
+        # Far from the optimum a whole Newton step may leap past it.
+        scale = min(1.0, 1.0 / max(abs(step_a), abs(step_b), 1e-12))
+        slope, shift = slope - scale * step_a, shift - scale * step_b
+        if max(abs(step_a), abs(step_b)) < 1e-6:
+            break
+    return max(slope, 0.05), shift
+
+
+def _log_odds(score: float) -> float:
+    inside = min(max(score, _LEAST), 1 - _LEAST)
+    return math.log(inside / (1 - inside))
+
+
+def _logistic(value: float) -> float:
+    return 1 / (1 + math.exp(-value)) if value >= 0 else math.exp(value) / (1 + math.exp(value))

@@ -1,0 +1,254 @@
+"""Adapting a base to the shots: how strongly, how much of it is kept, and how far the scores can be trusted.
+
+How much of the update is kept (arXiv 2109.01903) follows from what the base knew of the shots beforehand, or from a
+dev set. Parts of the shots are left out in turn, and what is found in them by learning from the rest tells calibration
+and thresholds, without any further labels. Knows training and extraction; knows nothing of files of finished models.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from cllmfs.augmentation import mention_pool, swap_mentions
+from cllmfs.calibration import Calibration, Judged, fit_calibration
+from cllmfs.config import Config
+from cllmfs.evaluation import Scores, evaluate_spans
+from cllmfs.extraction import Extractor
+from cllmfs.optimisation import Optimisation
+from cllmfs.schema import Document, Example, LabelSet
+from cllmfs.training import (
+    Progress,
+    Shot,
+    ShotBatches,
+    Trainer,
+    answered_labels,
+    choose_rate,
+    choose_steps,
+    prepare_shots,
+)
+
+_PROBED = 50  # shots at most on which the base is tried before training
+_SHARES = (1.0, 0.75, 0.5, 0.25, 0.0)  # of the trained update, tried on a dev set
+_CHUNK = 64  # sentences extracted at once
+_MANY = 100  # shots beyond which a single part of half as many is left out
+_FOLD_STEPS = 240  # at most, for a model that only serves calibration
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was chosen while adapting.
+
+    Attributes:
+        steps: optimiser steps done.
+        learning_rate: peak rate.
+        keep: share of the trained update that was kept.
+        calibration: what turns scores into confidences.
+        dev_f1: strict micro-F1 on the dev set with the weights and thresholds kept; ``None`` without a dev set.
+        held_out_f1: the same over the parts left out, each by a model that did not see it; ``None`` if none was.
+    """
+
+    steps: int
+    learning_rate: float
+    keep: float
+    calibration: Calibration
+    dev_f1: float | None = None
+    held_out_f1: float | None = None
+
+
+@dataclass
+class _Trial:
+    """Judged spans by share of the update, and the gold mentions of the sentences they are from."""
+
+    judged: dict[float, list[Judged]]
+    gold: Counter[str]
+
+    def add(self, other: _Trial) -> None:
+        self.gold += other.gold
+        for share, spans in other.judged.items():
+            self.judged.setdefault(share, []).extend(spans)
+
+
+class Adaptation:
+    """One adaptation of the extractor's backbone.
+
+    Args:
+        extractor: its backbone carries no adapter yet.
+        examples: the shots.
+        labels: the types.
+    """
+
+    def __init__(self, extractor: Extractor, examples: Sequence[Example], labels: LabelSet) -> None:
+        self.extractor = extractor
+        self.examples = examples
+        self.labels = labels
+        self.config = extractor.config
+        self.prior = prior_calibration(self.config)
+
+    def run(
+        self,
+        dev: Sequence[Example] | None = None,
+        checkpoint: Path | None = None,
+        resume: bool = False,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> Outcome:
+        """Adapt; the adapter is left attached.
+
+        Raises:
+            DataError: if nothing can be learnt from the shots.
+            ModelError: if the checkpoint does not fit.
+        """
+        backbone, lora = self.extractor.backbone, self.config.lora
+        shots = self._prepare(self.examples)  # bad shots are told before anything is trained
+        answered_labels(self.labels, shots)
+        train = self.config.train
+        settled = train.learning_rate and lora.keep
+        known = 0.0 if settled else self.score(self.examples[:: -(-len(self.examples) // _PROBED)]).micro.f1
+        rate = train.learning_rate or choose_rate(known)
+        share = 1.0 if lora.dora else lora.keep or max(0.5, 1.0 - 1.25 * known)  # dora's magnitudes cannot be scaled
+        trial = None
+        if not dev and (folds := fold_examples(self.examples, self.config.calibrate.folds, train.seed)):
+            trial = self._cross_validate(folds, rate, share, on_progress)
+        trainer = self._trainer(self.examples, rate, dev, checkpoint)
+        trainer.run(resume, on_progress)
+        if dev:
+            trial = self._judge(dev, (share,) if lora.dora or lora.keep else _SHARES)
+        calibration, f1 = self.prior, None
+        if trial is not None:
+            share, calibration, f1 = self._choose(trial)
+        backbone.scale_lora(share)
+        steps = trainer.optimisation.done
+        if dev:
+            return Outcome(steps, rate, share, calibration, dev_f1=f1)
+        return Outcome(steps, rate, share, calibration, held_out_f1=f1)
+
+    def _prepare(self, examples: Sequence[Example], quiet: bool = False) -> list[Shot]:
+        extractor, decode = self.extractor, self.config.decode
+        window = extractor.window(self.labels)
+        return prepare_shots(
+            examples, extractor.backbone, extractor.builder, decode.edges, window, decode.overlap_tokens, quiet
+        )
+
+    def score(self, examples: Sequence[Example]) -> Scores:
+        """Strict scores with the backbone as it is and the calibration expected."""
+        return evaluate_spans(examples, self._extract(examples, self.prior), self.labels, scenarios=False)
+
+    def _extract(self, examples: Sequence[Example], calibration: Calibration | None) -> list[Document]:
+        texts = [example.text for example in examples]
+        return [
+            document
+            for start in range(0, len(texts), _CHUNK)
+            for document in self.extractor.extract(texts[start : start + _CHUNK], self.labels, calibration)
+        ]
+
+    def _trainer(
+        self,
+        examples: Sequence[Example],
+        rate: float,
+        dev: Sequence[Example] | None,
+        checkpoint: Path | None,
+        most_steps: int | None = None,
+    ) -> Trainer:
+        """Attaches a fresh adapter and sets its training up."""
+        backbone, config = self.extractor.backbone, self.config
+        train = replace(config.train, learning_rate=rate)
+        torch.manual_seed(train.seed)  # the adapter begins with random weights
+        backbone.attach_lora(config.lora)
+        shots = self._prepare(examples, quiet=True)
+        pool = mention_pool(examples)
+
+        def varied(epoch: int) -> Sequence[Shot]:
+            rng = random.Random(f"{train.seed}/{epoch}/mentions")
+            swapped = [swap_mentions(example, pool, train.swap_mentions, rng) for example in examples]
+            made = self._prepare(swapped, quiet=True)
+            return made if len(made) == len(shots) else shots  # a longer mention may need another window
+
+        asked = answered_labels(self.labels, shots, quiet=True)
+        batches = ShotBatches(
+            shots, asked, backbone, self.extractor.builder, config, varied if train.swap_mentions else None
+        )
+        steps = train.steps or choose_steps(len(shots), train.batch_sentences)
+        steps = steps if most_steps is None else min(steps, most_steps)
+        optimisation = Optimisation(backbone, batches, steps, config.loss, train, self.extractor.bidirectional)
+        return Trainer(optimisation, (lambda: self.score(dev).micro.f1) if dev else None, checkpoint)
+
+    def _cross_validate(
+        self,
+        folds: Sequence[Sequence[int]],
+        rate: float,
+        share: float,
+        on_progress: Callable[[Progress], None] | None,
+    ) -> _Trial:
+        """What models that did not see a part find in it, over all parts."""
+        trial = _Trial({}, Counter())
+        for part, fold in enumerate(folds, start=1):
+            out = set(fold)
+            rest = [example for number, example in enumerate(self.examples) if number not in out]
+            if not any(example.spans for example in rest):
+                continue  # nothing could be learnt from it
+            phase = f"calibrating, part {part} of {len(folds)}"
+            self._trainer(rest, rate, None, None, _FOLD_STEPS).run(on_progress=on_progress, phase=phase)
+            trial.add(self._judge([self.examples[number] for number in fold], (share,)))
+            self.extractor.backbone.detach_lora()
+        return trial
+
+    def _judge(self, examples: Sequence[Example], shares: Sequence[float]) -> _Trial:
+        judged: dict[float, list[Judged]] = {}
+        for share in shares:
+            self.extractor.backbone.scale_lora(share)
+            judged[share] = [
+                Judged(span.score or 0.0, span.key in gold, span.label)
+                for example, document in zip(examples, self._extract(examples, None), strict=True)
+                for gold in [{span.key for span in example.spans}]
+                for span in document.spans
+            ]
+        return _Trial(judged, Counter(span.label for example in examples for span in example.spans))
+
+    def _choose(self, trial: _Trial) -> tuple[float, Calibration, float]:
+        """The share with the highest F1 on the sentences left out, its calibration and that F1."""
+        total = sum(trial.gold.values())
+        options: list[tuple[float, float, Calibration]] = []
+        for share, judged in trial.judged.items():
+            calibration = fit_calibration(judged, trial.gold, self.prior)
+            kept = [one for one in judged if calibration.confidence(one.score) >= calibration.limit(one.label)]
+            right = sum(one.right for one in kept)
+            options.append((2 * right / (len(kept) + total) if total else 0.0, share, calibration))
+        f1, share, calibration = max(options, key=lambda option: option[:2])
+        return share, calibration, f1
+
+
+def prior_calibration(config: Config) -> Calibration:
+    """What the settings expect of scores before anything is measured."""
+    expected = config.calibrate
+    return Calibration(expected.slope, expected.shift, expected.threshold)
+
+
+def fold_examples(examples: Sequence[Example], folds: int, seed: int) -> list[list[int]]:
+    """Numbers of the examples in parts to leave out in turn; none where the shots are too few to leave any out.
+
+    Rare labels are spread first, so that what is left holds every label that occurs often enough. Fewer than three
+    mentions a label on average are too few: without its half of them a type is hardly learnt. Of more than 100 examples
+    one part of 50 is enough.
+    """
+    mentions = Counter(span.label for example in examples for span in example.spans)
+    if folds < 2 or len(examples) < 2 * folds or sum(mentions.values()) < 3 * len(mentions):
+        return []
+    rng = random.Random(f"{seed}/folds")
+    order = sorted(range(len(examples)), key=lambda _: rng.random())
+    if len(examples) > _MANY:
+        return [sorted(order[: _MANY // 2])]
+    order.sort(key=lambda number: min((mentions[span.label] for span in examples[number].spans), default=1 << 30))
+    parts: list[list[int]] = [[] for _ in range(folds)]
+    held: list[Counter[str]] = [Counter() for _ in range(folds)]
+    for number in order:
+        labels = [span.label for span in examples[number].spans]
+        rarest = min(labels, key=mentions.__getitem__, default="")
+        part = min(range(folds), key=lambda index: (held[index][rarest], len(parts[index])))
+        parts[part].append(number)
+        held[part].update(labels)
+    return [sorted(part) for part in parts]
