@@ -38,6 +38,8 @@ class TokenizedText:
         end_ok: whether a span may end with the token.
         char_start: where a span that begins with the token begins in the text; -1 where none may.
         char_end: where a span that ends with the token ends in the text (exclusive); -1 where none may.
+        cases: how the word around the token is written: 0 without capitals, 1 with a capital first, then small
+            letters, 2 otherwise. For bases whose tokenizer folds case away but which read it as a second input.
     """
 
     text: str
@@ -46,6 +48,7 @@ class TokenizedText:
     end_ok: tuple[bool, ...]
     char_start: tuple[int, ...]
     char_end: tuple[int, ...]
+    cases: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -59,6 +62,7 @@ class TokenizedText:
             self.end_ok[start:end],
             self.char_start[start:end],
             self.char_end[start:end],
+            self.cases[start:end],
         )
 
     def token_range(self, start: int, end: int) -> tuple[int, int] | None:
@@ -118,8 +122,8 @@ def tokenize(tokenizer: Any, text: str, edges: str = "word") -> TokenizedText:
     )
     ids = tuple(encoding["input_ids"])
     offsets = [_visible(text, start, end) for start, end in encoding["offset_mapping"]]
-    pieces = word_units(text) if edges == "word" else _token_pieces(text, offsets)
-    first, last = _atoms(offsets, pieces, len(text))
+    words = _atoms(offsets, word_units(text), len(text))
+    first, last = words if edges == "word" else _atoms(offsets, _token_pieces(text, offsets), len(text))
     char_start, char_end = [-1] * len(ids), [-1] * len(ids)
     for token, start in first.items():
         char_start[token] = start
@@ -132,24 +136,16 @@ def tokenize(tokenizer: Any, text: str, edges: str = "word") -> TokenizedText:
         tuple(end >= 0 for end in char_end),
         tuple(char_start),
         tuple(char_end),
+        _letter_cases(text, len(ids), *words),
     )
 
 
-def letter_case(tokens: TokenizedText) -> tuple[int, ...]:
-    """How the word around each token is written: 0 no capitals, 1 a capital first, then small letters, 2 otherwise.
-
-    For bases whose tokenizer folds case away but which read it as a second input (``letter_case`` of their prompt
-    template).
-    """
-    kinds: list[int] = []
-    first = 0
-    for token in range(len(tokens)):
-        first = token if tokens.start_ok[token] else first
-        if tokens.end_ok[token] and tokens.start_ok[first]:
-            word = tokens.text[tokens.char_start[first] : tokens.char_end[token]]
-            kinds += [_word_case(word)] * (token + 1 - len(kinds))
-            first = token + 1
-    return (*kinds, *[0] * (len(tokens) - len(kinds)))
+def _letter_cases(text: str, count: int, first: dict[int, int], last: dict[int, int]) -> tuple[int, ...]:
+    """The cases of ``count`` tokens, from the first and last tokens of words with the words' edges in the text."""
+    cases = [0] * count
+    for (begin, start), (final, end) in zip(sorted(first.items()), sorted(last.items()), strict=True):
+        cases[begin : final + 1] = [_word_case(text[start:end])] * (final + 1 - begin)
+    return tuple(cases)
 
 
 def _word_case(word: str) -> int:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cllmfs.alignment import TokenizedText, letter_case
+from cllmfs.alignment import TokenizedText
 from cllmfs.automaton import SpanAutomaton
 from cllmfs.prompts import EncodedPrompt
 
@@ -71,8 +71,8 @@ class Row:
         sentence: the sentence's tokens.
         candidates: sorted ids that an answer may hold: the sentence's tokens and the two delimiters.
         index: the caller's number of the sentence.
-        cases: letter case of the sentence's tokens (:func:`~cllmfs.alignment.letter_case`); empty for bases that do not
-            read it.
+        cases: letter case of the sentence's tokens, as in :class:`~cllmfs.alignment.TokenizedText`; empty for bases
+            that do not read it.
     """
 
     prefix: tuple[int, ...]
@@ -117,7 +117,7 @@ class RowBuilder:
         automaton = self.automaton(sentence)
         candidates = tuple(sorted({*sentence.ids, prompt.next_id, prompt.end_id}))
         local = {token: position for position, token in enumerate(candidates)}
-        cases = letter_case(sentence) if prompt.template.letter_case else ()
+        cases = sentence.cases if prompt.template.letter_case else ()
         block = (*prompt.before, *sentence.ids, *prompt.after)
         made = []
         for query in queries:

@@ -173,7 +173,7 @@ def _train_summary(
         "base": ner.base,
         "labels": dict(ner.labels or {}),
         "sentences": sentences,
-        "steps": None if last is None else last.step.number,
+        "steps": ner.shots["steps"],
         "loss": last.step.loss if last is not None and finite else None,
         "dev_f1": None if last is None else last.dev_f1,
         "best_f1": None if last is None else last.best_f1,

@@ -242,11 +242,12 @@ class TrainingProgress:
     A context manager, called with each step.
 
     Attributes:
-        last: the latest step's record, ``None`` before the first.
+        last: the record of the training's latest step, not of calibration; ``None`` before the first.
     """
 
     def __init__(self) -> None:
         self.last: Progress | None = None
+        self._phase = ""
         self._first = 0
         self._began = self._printed = time.monotonic()
         self._printed_number = 0
@@ -269,10 +270,11 @@ class TrainingProgress:
     def __call__(self, progress: Progress) -> None:
         """Show a step."""
         number, total, now = progress.step.number, progress.step.total, time.monotonic()
-        begun = self.last is not None and self.last.phase == progress.phase
+        begun = self._phase == progress.phase
         if not begun:
-            self._first, self._began, self._printed_number = number, now, 0
-        self.last = progress
+            self._phase, self._first, self._began, self._printed_number = progress.phase, number, now, 0
+        training = progress.phase == "training"
+        self.last = progress if training else None
         done = number - self._first  # a resumed run begins late: its speed is that of its own steps
         left = f"{clock((now - self._began) / done * (total - number))} left" if done else ""
         count, facts = f"step {number}/{total}", progress_facts(progress)
@@ -283,6 +285,6 @@ class TrainingProgress:
             return
         far = (number - self._printed_number) * 10 >= total or now - self._printed >= _LINES_APART
         if not begun or far or number == total:
-            phase = "" if progress.phase == "training" else progress.phase
+            phase = "" if training else progress.phase
             note(", ".join(part for part in (phase, count, facts, left) if part))
             self._printed, self._printed_number = now, number
