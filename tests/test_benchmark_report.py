@@ -16,8 +16,8 @@ if not (ROOT / "benchmarks" / "few_shot").is_dir():
     pytest.skip("benchmarks is not part of this install", allow_module_level=True)
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.few_shot import report  # noqa: E402
-from benchmarks.few_shot.report import Run  # noqa: E402
+from benchmarks.few_shot import figures, report, results  # noqa: E402
+from benchmarks.few_shot.results import Bin, Run  # noqa: E402
 
 # As run.py writes them: by name, in percent.
 KEYED: dict[str, dict[str, Any]] = {
@@ -51,8 +51,8 @@ def put(path: Path, runs: Any) -> Path:
 @pytest.fixture
 def systems(tmp_path: Path) -> dict[str, list[Run]]:
     return {
-        "cllmfs": report.read_runs(put(tmp_path / "cllmfs.json", KEYED), "test"),
-        "token classifier": report.read_runs(put(tmp_path / "classifier.json", LISTED), "test"),
+        "cllmfs": results.read_runs(put(tmp_path / "cllmfs.json", KEYED), "test"),
+        "token classifier": results.read_runs(put(tmp_path / "classifier.json", LISTED), "test"),
     }
 
 
@@ -63,7 +63,7 @@ def test_both_formats_are_read_as_percent(systems: dict[str, list[Run]]) -> None
 
 def test_only_the_split_is_read(systems: dict[str, list[Run]], tmp_path: Path) -> None:
     assert 99.0 not in {run.f1 for run in systems["cllmfs"]}
-    assert [run.f1 for run in report.read_runs(tmp_path / "cllmfs.json", "dev")] == [99.0]
+    assert [run.f1 for run in results.read_runs(tmp_path / "cllmfs.json", "dev")] == [99.0]
 
 
 def test_the_table(systems: dict[str, list[Run]]) -> None:
@@ -146,24 +146,24 @@ def test_the_order_of_runs_does_not_matter(systems: dict[str, list[Run]]) -> Non
 )
 def test_unlike_runs_are_refused(other: Run, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        report.check({"a": [Run("alpha", 5, 0, 30.0, 10, 3)], "b": [other]})
+        results.check({"a": [Run("alpha", 5, 0, 30.0, 10, 3)], "b": [other]})
 
 
 def test_two_runs_of_a_support_are_refused() -> None:
     run = Run("alpha", 5, 0, 30.0, 10, 3)
     with pytest.raises(DataError, match="a must have one run a support, got two of alpha, 5-shot, seed 0"):
-        report.check({"a": [run, run]})
+        results.check({"a": [run, run]})
 
 
 @pytest.mark.parametrize("runs", [{"alpha": {}}, {"alpha test 5-shot 0": {"f1": 1.0}}, [{"dataset": "alpha"}], 5])
 def test_a_file_of_something_else_is_named(runs: Any, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"results\.json: a results file must hold runs"):
-        report.read_runs(put(tmp_path / "results.json", runs), "test")
+        results.read_runs(put(tmp_path / "results.json", runs), "test")
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"none\.json: a results file must be readable"):
-        report.read_runs(tmp_path / "none.json", "test")
+        results.read_runs(tmp_path / "none.json", "test")
 
 
 def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
@@ -202,24 +202,48 @@ def test_a_system_needs_a_name_and_a_file(
 
 
 def test_curves_are_by_k_and_leave_zero_shot_out(systems: dict[str, list[Run]]) -> None:
-    points = report.curve(systems["token classifier"], "alpha")
+    points = results.curve(systems["token classifier"], "alpha")
     assert [(k, one.mean, one.supports) for k, one in points] == [(1, 10.0, 1), (5, 33.0, 2)]
-    assert report.curve(systems["cllmfs"], "gamma") == []
+    assert results.curve(systems["cllmfs"], "gamma") == []
 
 
 def test_the_plot_is_the_same_twice(systems: dict[str, list[Run]], tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     for name in ("one.png", "two.png"):
-        report.plot(systems, tmp_path / name)
+        figures.plot_curves(systems, tmp_path / name)
     drawn = (tmp_path / "one.png").read_bytes()
     assert drawn.startswith(b"\x89PNG") and drawn == (tmp_path / "two.png").read_bytes()
+
+
+def test_reliability_pools_the_supports_by_their_spans() -> None:
+    one = Run("alpha", 5, 0, 40.0, 10, 3, bins=(Bin(0.1, 10, 0.15, 0.2), Bin(0.8, 30, 0.8, 0.9)))
+    two = Run("alpha", 5, 1, 40.0, 10, 3, bins=(Bin(0.8, 10, 0.88, 0.5),))
+    other = Run("alpha", 1, 0, 40.0, 10, 3, bins=(Bin(0.8, 10, 0.9, 0.0),))
+    low, high = results.pooled_bins([two, one, other], "alpha", 5)
+    assert low == Bin(0.1, 10, 0.15, 0.2)
+    # (30 * 0.8 + 10 * 0.88) / 40 and (30 * 0.9 + 10 * 0.5) / 40
+    assert high == pytest.approx(Bin(0.8, 40, 0.82, 0.8))
+    assert results.pooled_bins([one], "beta", 5) == []
+
+
+def test_diagrams_are_drawn_where_there_are_confidences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    keyed = {"alpha test 5-shot 0": {**KEYED["alpha test 5-shot 0"], "reliability": [[0.8, 30, 0.85, 0.9]]}}
+    confident, plain = put(tmp_path / "cllmfs.json", keyed), put(tmp_path / "classifier.json", LISTED[:1])
+    assert results.read_runs(confident, "test")[0].bins == (Bin(0.8, 30, 0.85, 0.9),)
+    command(monkeypatch, f"--system=b={plain}", "--baseline=b", f"--output={tmp_path / 'plain.md'}")
+    assert [path.name for path in tmp_path.glob("*.png")] == ["plain.png"]
+    named = (f"--system=b={plain}", f"--system=a={confident}")
+    command(monkeypatch, *named, "--baseline=b", f"--output={tmp_path / 'page.md'}")
+    page = (tmp_path / "page.md").read_text(encoding="utf-8")
+    assert (tmp_path / "page_reliability.png").is_file() and "(page_reliability.png)" in page
 
 
 def test_more_systems_than_colours_are_refused(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     many = {str(number): [Run("alpha", 5, 0, 30.0, 10, 3)] for number in range(7)}
     with pytest.raises(ConfigError, match="at most 6 systems, got 7"):
-        report.plot(many, tmp_path / "many.png")
+        figures.plot_curves(many, tmp_path / "many.png")
 
 
 def test_the_plot_says_what_it_needs(
@@ -227,4 +251,4 @@ def test_the_plot_says_what_it_needs(
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ConfigError, match="pip install matplotlib, or pass --no-plot"):
-        report.plot(systems, tmp_path / "curves.png")
+        figures.plot_curves(systems, tmp_path / "curves.png")
