@@ -23,9 +23,16 @@ from cllmfs.schema import Document, Example, Span
 from cllmfs.words import clusters, word_units
 
 LABELS = ["person", "place"]
-QUICK = ("train.steps=2", "train.precision=fp32", "train.learning_rate=1e-3", "lora.rank=2", "lora.keep=1")
+QUICK = (
+    "train.steps=2",
+    "train.precision=fp32",
+    "train.learning_rate=1e-3",
+    "lora.rank=2",
+    "lora.keep=1",
+    "train.replay=0",
+)
 # Random weights answer anything, once they may not end before they have.
-EAGER = "decode.end_bias=-20", "decode.opening=best", "calibrate.threshold=0"
+EAGER = "decode.end_bias=-20", "decode.opening=best", "calibrate.threshold=0", "calibrate.zero_shot_threshold=0"
 NASTY = [
     "👩‍🚀 met 👨‍👩‍👧 in 🇮🇹🇫🇷, 👍🏽!",
     "Zo\u0308e\u0301 and e\u0323\u0302 sat",

@@ -311,9 +311,9 @@ def test_steps_grow_with_the_shots_within_bounds() -> None:
     assert all(choose_steps(100, size) >= choose_steps(100, size + 1) for size in range(1, 200))
 
 
-def test_the_rate_is_higher_where_the_base_knows_little() -> None:
-    assert choose_rate(0.0) == choose_rate(0.149) == 2e-3
-    assert choose_rate(0.15) == choose_rate(1.0) == 1e-3
+def test_the_rate_falls_with_the_width_of_the_base() -> None:
+    assert choose_rate(64) == choose_rate(384) == 2e-3
+    assert choose_rate(768) == pytest.approx(1e-3) and choose_rate(4096) == pytest.approx(1.875e-4)
 
 
 # stopping and choosing

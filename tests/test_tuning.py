@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -26,8 +27,8 @@ from cllmfs.evaluation import evaluate_spans
 from cllmfs.extraction import Extractor
 from cllmfs.model import Backbone
 from cllmfs.schema import Document, Example, LabelSet, Span
-from cllmfs.training import Progress, ShotBatches
-from cllmfs.tuning import Adaptation, fold_examples, prior_calibration
+from cllmfs.training import Progress, ShotBatches, choose_rate
+from cllmfs.tuning import Adaptation, choose_share, fold_examples, prior_calibration
 
 NAMES = (
     ("Ada", "Bo", "Rome"), ("Kim", "Lea", "Oslo"), ("Zoe", "Max", "Lima"),
@@ -36,7 +37,7 @@ NAMES = (
 SHOTS = [example(f"{one} met {two} in {town}.", person=[one, two], place=[town]) for one, two, town in NAMES]
 LABELS = LabelSet(["person", "place"])
 SETTINGS = (
-    "train.steps=3", "train.learning_rate=0.01", "train.precision=fp32", "train.swap_mentions=0",
+    "train.steps=3", "train.learning_rate=0.01", "train.precision=fp32", "train.swap_mentions=0", "train.replay=0",
     "lora.rank=2", "lora.keep=1", "decode.end_bias=-20", "decode.opening=best",
 )  # fmt: skip
 
@@ -129,10 +130,11 @@ def test_just_enough_shots_are_divided() -> None:
         assert len(fold_examples(examples, folds, 0)) == folds
 
 
-def test_of_many_shots_one_part_of_fifty_is_enough() -> None:
+def test_of_many_shots_one_part_is_enough() -> None:
     assert [len(part) for part in fold_examples([of("a")] * 100, 2, 0)] == [50, 50]
-    (part,) = fold_examples([of("a")] * 101, 3, 0)
-    assert len(set(part)) == 50 and part == sorted(part) and set(part) <= set(range(101))
+    for count, size in ((101, 33), (301, 100), (900, 100)):
+        (part,) = fold_examples([of("a")] * count, 3, 0)
+        assert len(set(part)) == size and part == sorted(part) and set(part) <= set(range(count))
     assert fold_examples([of("a")] * 101, 1, 0) == []
 
 
@@ -356,10 +358,13 @@ def finds_by_share(monkeypatch: pytest.MonkeyPatch, found: dict[float, tuple[int
 @pytest.mark.parametrize(
     "found, share, f1",
     [
-        # of 18 spans: 12 of 18 right are an F1 of 2/3, 12 of 12 one of 0.8; of equal ones the largest share
-        ({1.0: (4, 6), 0.75: (4, 0), 0.5: (4, 0), 0.25: (3, 0), 0.0: (0, 0)}, 0.75, 0.8),
-        ({1.0: (1, 0), 0.75: (2, 0), 0.5: (3, 0), 0.25: (4, 0), 0.0: (6, 0)}, 0.0, 1.0),
-        ({1.0: (0, 3), 0.75: (0, 0), 0.5: (0, 0), 0.25: (0, 9), 0.0: (0, 0)}, 1.0, 0.0),
+        # of 18 spans: 12 of 18 right are an F1 of 2/3, 12 of 12 one of 0.8; of equal ones 0.6, the usual one
+        ({1.0: (4, 6), 0.6: (4, 0), 0.5: (4, 0), 0.25: (3, 0), 0.0: (0, 0)}, 0.6, 0.8),
+        ({1.0: (4, 0), 0.6: (4, 0), 0.5: (4, 0), 0.25: (4, 0), 0.0: (4, 0)}, 0.6, 0.8),
+        ({1.0: (1, 0), 0.6: (2, 0), 0.5: (3, 0), 0.25: (4, 0), 0.0: (6, 0)}, 0.0, 1.0),
+        ({1.0: (0, 3), 0.6: (0, 0), 0.5: (0, 0), 0.25: (0, 9), 0.0: (0, 0)}, 0.6, 0.0),
+        # 12 of 12 and of 13 right: 24/30 and 24/31 differ by 0.026, 24/31 and 24/32 by 0.024
+        ({1.0: (4, 0), 0.6: (4, 1), 0.5: (4, 2), 0.25: (0, 0), 0.0: (0, 0)}, 1.0, 0.8),
     ],
 )
 def test_the_dev_set_chooses_the_share(
@@ -367,11 +372,11 @@ def test_the_dev_set_chooses_the_share(
 ) -> None:
     whole = adaptation("calibrate.folds=0")
     whole.run()
-    left = scores_in_turn(monkeypatch, 0.3, 0.1, 0.6)  # the shots beforehand; the dev set before and after
+    left = scores_in_turn(monkeypatch, 0.1, 0.6)  # the dev set before and after
     tried = finds_by_share(monkeypatch, found)
     made = adaptation("lora.keep=0", "train.evaluate_every=3")
     outcome = made.run(SHOTS)
-    assert left == [] and tried == [1.0, 0.75, 0.5, 0.25, 0.0, share]
+    assert left == [] and tried == [0.6, 1.0, 0.5, 0.25, 0.0, share]
     assert outcome.keep == share and outcome.dev_f1 == pytest.approx(f1)
     assert outcome.calibration.shift == 3 * found[share][0] + found[share][1], "fitted on what this share finds"
     assert_share(made, whole, share)
@@ -382,7 +387,7 @@ def test_a_share_that_is_given_is_the_only_one_tried(
     monkeypatch: pytest.MonkeyPatch, settings: tuple[str, ...], keep: float
 ) -> None:
     """DoRA's magnitudes are no update that could be scaled."""
-    left = scores_in_turn(monkeypatch, *([0.9] if keep == 1.0 else []), 0.1, 0.6)
+    left = scores_in_turn(monkeypatch, 0.1, 0.6)
     tried = finds_by_share(monkeypatch, {keep: (4, 0)})
     outcome = adaptation("train.evaluate_every=3", *settings).run(SHOTS)
     assert left == [] and tried == [keep, keep]
@@ -392,45 +397,73 @@ def test_a_share_that_is_given_is_the_only_one_tried(
 # without a dev set
 
 
-@pytest.mark.parametrize("known, share", [(0.0, 1.0), (0.2, 0.75), (0.4, 0.5), (0.9, 0.5)])
 @pytest.mark.parametrize("folds", [0, 2])
-def test_the_more_the_base_knows_the_less_is_kept(
-    monkeypatch: pytest.MonkeyPatch, known: float, share: float, folds: int
-) -> None:
+def test_where_too_little_is_left_out_the_usual_share_is_kept(monkeypatch: pytest.MonkeyPatch, folds: int) -> None:
     whole = adaptation("calibrate.folds=0")
     whole.run()
-    left = scores_in_turn(monkeypatch, known)
-    made = adaptation("lora.keep=0", f"calibrate.folds={folds}")
-    outcome = made.run()
-    assert left == [] and outcome.keep == pytest.approx(share)
-    assert_share(made, whole, share)
-
-
-@pytest.mark.parametrize("known, rate", [(0.1, 2e-3), (0.2, 1e-3)])
-def test_the_more_the_base_knows_the_lower_is_the_rate(
-    monkeypatch: pytest.MonkeyPatch, known: float, rate: float
-) -> None:
-    scores_in_turn(monkeypatch, known)
-    assert adaptation("train.learning_rate=0", "calibrate.folds=0").run().learning_rate == rate
-
-
-def test_nothing_is_measured_where_rate_and_share_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
     scores_in_turn(monkeypatch)  # any score would be one too many
-    assert adaptation().run().keep == 1.0
+    made = adaptation("lora.keep=0", f"calibrate.folds={folds}")
+    assert made.run().keep == 0.6
+    assert_share(made, whole, 0.6)
 
 
-def test_the_base_is_tried_on_fifty_shots_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int] = []
+def judges_by_share(monkeypatch: pytest.MonkeyPatch, right: dict[float, int]) -> list[tuple[float, ...]]:
+    """Let each part hold 100 mentions, of which so many are found by share, and nothing else; returns what is asked."""
+    asked: list[tuple[float, ...]] = []
 
-    def score(_: Adaptation, examples: Sequence[Example]) -> None:
-        asked.append(len(examples))
-        raise KeyboardInterrupt
+    def judge(_: Adaptation, examples: Sequence[Example], shares: Sequence[float]) -> cllmfs.tuning._Trial:
+        asked.append(tuple(shares))
+        found = {share: [Judged(0.9, True, "person")] * right[share] for share in shares}
+        return cllmfs.tuning._Trial(found, Counter(person=100))
 
-    monkeypatch.setattr(Adaptation, "score", score)
-    for count in (6, 50, 51, 120):
-        with pytest.raises(KeyboardInterrupt):
-            adaptation("lora.keep=0", examples=(SHOTS * 20)[:count]).run()
-    assert asked == [6, 50, 26, 40]
+    monkeypatch.setattr(Adaptation, "_judge", judge)
+    return asked
+
+
+@pytest.mark.parametrize(
+    "right, share",
+    [
+        ({1.0: 80, 0.6: 60, 0.5: 40}, 1.0),  # F1 of 2 * 80 / 180, 2 * 60 / 160, 2 * 40 / 140
+        ({1.0: 40, 0.6: 60, 0.5: 80}, 0.5),
+        ({1.0: 61, 0.6: 60, 0.5: 61}, 0.6),  # 0.758 is no more than chance above an F1 of 0.75
+    ],
+)
+def test_parts_with_many_mentions_choose_the_share(
+    monkeypatch: pytest.MonkeyPatch, right: dict[float, int], share: float
+) -> None:
+    monkeypatch.setattr(cllmfs.tuning, "_PART_MENTIONS", 18)
+    asked = judges_by_share(monkeypatch, right)
+    outcome = adaptation("lora.keep=0").run()
+    assert asked == [(0.6, 1.0, 0.5)] * 2
+    assert outcome.keep == share and outcome.held_out_f1 == pytest.approx(2 * right[share] / (100 + right[share]))
+
+
+@pytest.mark.parametrize(
+    "mentions, settings, shares",
+    [
+        (19, ("lora.keep=0",), (0.6,)),
+        (18, ("lora.keep=0.7",), (0.7,)),
+        (18, ("lora.keep=0", "lora.dora=true"), (1.0,)),
+    ],
+)
+def test_one_share_is_tried_where_parts_are_small_or_it_is_given(
+    monkeypatch: pytest.MonkeyPatch, mentions: int, settings: tuple[str, ...], shares: tuple[float, ...]
+) -> None:
+    monkeypatch.setattr(cllmfs.tuning, "_PART_MENTIONS", mentions)
+    asked = judges_by_share(monkeypatch, {share: 25 for share in shares})
+    assert adaptation(*settings).run().keep == shares[0]
+    assert asked == [shares] * 2
+
+
+def test_the_fewer_shots_the_less_is_kept() -> None:
+    shares = [choose_share(count) for count in range(1, 100)]
+    assert shares == sorted(shares) and shares[0] == 0.2 and shares[3] == 0.5
+    assert shares[15:] == [0.8] * 84
+
+
+def test_the_rate_is_chosen_by_the_width() -> None:
+    made = adaptation("train.learning_rate=0", "calibrate.folds=0")
+    assert made.run().learning_rate == choose_rate(made.extractor.backbone.width)
 
 
 # varied shots, and resuming

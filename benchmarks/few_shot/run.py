@@ -9,6 +9,7 @@ skipped, so a stopped job goes on where it was. It holds scores, settings and co
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import sys
@@ -112,21 +113,22 @@ def main() -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     content = json.loads(arguments.output.read_text()) if arguments.output.is_file() else {"runs": {}}
-    for name in arguments.datasets:
-        test = benchmark_data.load(name, arguments.split, arguments.data)[: arguments.limit]
-        for k in arguments.k:
-            for seed in arguments.seeds if k else [0]:
-                key = f"{name} {arguments.split} {k}-shot {seed}"
-                if key in content["runs"]:
-                    continue
-                content["runs"][key] = run(name, k, seed, test, arguments)
-                content["settings"] = {"base": Path(arguments.base).name, "set": arguments.set}
-                content["summary"] = summary(content["runs"])
-                arguments.output.parent.mkdir(parents=True, exist_ok=True)
-                aside = arguments.output.with_suffix(f".{os.getpid()}.tmp")
-                aside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-                aside.replace(arguments.output)
-                print(key, json.dumps(content["runs"][key]), flush=True)
+    tests = {
+        name: benchmark_data.load(name, arguments.split, arguments.data)[: arguments.limit]
+        for name in arguments.datasets
+    }
+    for k, seed, name in itertools.product(arguments.k, arguments.seeds, arguments.datasets):
+        key = f"{name} {arguments.split} {k}-shot {seed}"
+        if key in content["runs"] or (k == 0 and seed != arguments.seeds[0]):
+            continue
+        content["runs"][key] = run(name, k, seed, tests[name], arguments)
+        content["settings"] = {"base": Path(arguments.base).name, "set": arguments.set}
+        content["summary"] = summary(content["runs"])
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        aside = arguments.output.with_suffix(f".{os.getpid()}.tmp")
+        aside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        aside.replace(arguments.output)
+        print(key, json.dumps(content["runs"][key]), flush=True)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -43,14 +44,20 @@ MAX_POSITIONS = 512
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings of the fine-tuning; the defaults are provisional, from an unfinished search (README)."""
+    """Settings of the fine-tuning; how the defaults were chosen is in the README."""
 
     learning_rate: float = 1e-4
     epochs: int = 60
+    min_steps: int = 300
+    max_steps: int = 3000
     batch_size: int = 4
     warmup: float = 0.1
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
+
+    def steps(self, rows: int) -> int:
+        """Steps for so many training rows."""
+        return min(max(self.epochs * -(-rows // self.batch_size), self.min_steps), self.max_steps)
 
 
 @dataclass(frozen=True)
@@ -138,24 +145,23 @@ def fine_tune(encoder: str, shots: Sequence[Example], recipe: Recipe, seed: int)
         {"params": plain, "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
-    batches = -(-len(rows) // recipe.batch_size)
-    steps = recipe.epochs * batches
+    steps = recipe.steps(len(rows))
     schedule = get_linear_schedule_with_warmup(optimizer, round(recipe.warmup * steps), steps)
     model.train()
-    for _ in range(recipe.epochs):
-        order = list(range(len(rows)))
-        shuffler.shuffle(order)
-        for first in range(0, len(order), recipe.batch_size):
-            chosen = order[first : first + recipe.batch_size]
-            batch = [rows[index] for index in chosen]
-            inputs, mask = collate(batch, tokenizer.pad_token_id)
-            gold = targets(batch, [tags[index] for index in chosen], inputs.shape[1])
-            loss = model(input_ids=inputs, attention_mask=mask, labels=gold).loss
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
+    order: list[int] = []
+    for _ in range(steps):
+        if not order:
+            order = shuffler.sample(range(len(rows)), len(rows))
+        chosen, order = order[: recipe.batch_size], order[recipe.batch_size :]
+        batch = [rows[index] for index in chosen]
+        inputs, mask = collate(batch, tokenizer.pad_token_id)
+        gold = targets(batch, [tags[index] for index in chosen], inputs.shape[1])
+        loss = model(input_ids=inputs, attention_mask=mask, labels=gold).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
     model.eval()
     return model, tokenizer, names
 
@@ -224,6 +230,7 @@ def run(encoder: str, data: str | None, name: str, k: int, seed: int, split: str
         "support_in_split": sum(shot.text in texts for shot in shots),
         "support_sha256": hashlib.sha256(json.dumps([shot.to_dict() for shot in shots]).encode()).hexdigest(),
         "recipe": asdict(recipe),
+        "steps": recipe.steps(len(shots)),
         "encoder": Path(encoder).resolve().parent.name if Path(encoder).name == "model" else Path(encoder).name,
         "train_seconds": round(trained - started, 2),
         "predict_seconds": round(time.perf_counter() - trained, 2),
@@ -262,12 +269,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--encoder", required=True, help="folder with config.json, weights and tokenizer")
     parser.add_argument("--data", help=f"folder of the data sets; default: ${benchmark_data.ENVIRONMENT}")
     parser.add_argument("--datasets", nargs="+", required=True)
-    parser.add_argument("--k", type=int, default=5)
+    parser.add_argument("--k", type=int, nargs="+", default=[5])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--split", choices=("dev", "test"), default="test")
     parser.add_argument("--learning-rate", type=float, nargs="+", default=[Recipe.learning_rate])
     parser.add_argument("--epochs", type=int, nargs="+", default=[Recipe.epochs])
-    parser.add_argument("--batch-size", type=int, default=Recipe.batch_size)
+    parser.add_argument("--threads", type=int, help="threads of torch")
     parser.add_argument("--output", type=Path, required=True)
     return parser.parse_args()
 
@@ -275,22 +282,24 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Run every data set, setting and seed that the output does not hold yet."""
     args = arguments()
+    if args.threads:
+        torch.set_num_threads(args.threads)
     runs = json.loads(args.output.read_text(encoding="utf-8"))["runs"] if args.output.exists() else []
     done = {identity(record) for record in runs}
-    for seed, name in ((seed, name) for seed in args.seeds for name in args.datasets):
-        for rate, epochs in ((rate, epochs) for rate in args.learning_rate for epochs in args.epochs):
-            recipe = Recipe(learning_rate=rate, epochs=epochs, batch_size=args.batch_size)
-            plan = {"dataset": name, "split": args.split, "k": args.k, "seed": seed, "recipe": asdict(recipe)}
-            if identity(plan) in done:
-                continue
-            record = run(args.encoder, args.data, name, args.k, seed, args.split, recipe)
-            runs.append(record)
-            write(args.output, runs)
-            print(
-                f"{name} {args.split} seed {seed} lr {rate:g} epochs {epochs}: F1 {100 * record['f1']:.2f} "
-                f"({record['support_sentences']} shots, {record['train_seconds']} + {record['predict_seconds']} s)",
-                flush=True,
-            )
+    recipes = [Recipe(learning_rate=rate, epochs=epochs) for rate in args.learning_rate for epochs in args.epochs]
+    for k, seed, name, recipe in itertools.product(args.k, args.seeds, args.datasets, recipes):
+        plan = {"dataset": name, "split": args.split, "k": k, "seed": seed, "recipe": asdict(recipe)}
+        if identity(plan) in done:
+            continue
+        record = run(args.encoder, args.data, name, k, seed, args.split, recipe)
+        runs.append(record)
+        write(args.output, runs)
+        print(
+            f"{name} {args.split} {k}-shot seed {seed} lr {recipe.learning_rate:g} epochs {recipe.epochs}: F1 "
+            f"{100 * record['f1']:.2f} ({record['support_sentences']} shots, {record['steps']} steps, "
+            f"{record['train_seconds']} + {record['predict_seconds']} s)",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from cllmfs.errors import ModelError
 
 _LEAST = 1e-6  # scores are kept this far from 0 and 1, where log-odds end
 _LABEL_MENTIONS = 20  # gold mentions at which a label's own threshold weighs as much as the one of all labels
-_SLOPE_SD, _SHIFT_SD = 0.25, 0.5  # how far the fitted map may lie from the prior
+_SLOPE_SD, _SHIFT_SD = 0.25, 0.4  # how far the fitted map may lie from the prior
 
 
 class Judged(NamedTuple):

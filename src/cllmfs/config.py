@@ -77,7 +77,7 @@ class LoraConfig(_Section):
     keep: float = knob(
         0.0,
         "share of the trained update that is kept, the weights being moved back towards the base (arXiv 2109.01903); 0 "
-        "chooses it: on the dev set, or by how well the base answers the shots before training",
+        "chooses it: by the number of shots, at most 0.8, unless the dev set or the parts left out tell better",
         low=0.0,
         high=1.0,
     )
@@ -114,9 +114,7 @@ class LossConfig(_Section):
 class TrainConfig(_Section):
     """The optimisation."""
 
-    learning_rate: float = knob(
-        0.0, "peak learning rate of AdamW; 0 chooses it by how well the base answers the shots before training", low=0.0
-    )
+    learning_rate: float = knob(0.0, "peak learning rate of AdamW; 0 chooses it by the width of the base", low=0.0)
     steps: int = knob(0, "optimiser steps; 0 chooses them from the number of shots", low=0)
     batch_sentences: int = knob(4, "sentences in an optimiser step", low=1)
     batch_tokens: int = knob(
@@ -128,6 +126,7 @@ class TrainConfig(_Section):
     swap_mentions: float = knob(
         0.7, "probability of another mention of its type in a mention's place, drawn anew each epoch", low=0.0, high=1.0
     )
+    replay: int = knob(2, "general sentences of the package in an optimiser step, against forgetting", low=0)
     warmup: float = knob(0.1, "share of the steps in which the rate rises linearly from 0", low=0.0, high=1.0)
     schedule: str = knob(
         "linear", "course of the rate after the warm-up", choices=("linear", "cosine", "constant_with_warmup")
@@ -173,14 +172,17 @@ class CalibrateConfig(_Section):
     folds: int = knob(
         2,
         "parts of the shots that are left out in turn to fit confidences, thresholds and lora.keep; each costs a "
-        "training on the rest; below 2, or with too few shots, the three settings below hold",
+        "training on the rest; below 2, or with too few shots, the expected values below hold",
         low=0,
     )
     slope: float = knob(
-        0.6, "factor on the log-odds of a score (the inverse of a temperature), before fitting", low=0.01
+        0.42, "factor on the log-odds of a score (the inverse of a temperature), expected before fitting", low=0.01
     )
-    shift: float = knob(-0.4, "added to the log-odds of a score, before fitting")
-    threshold: float = knob(0.15, "confidence from which a span is reported, before fitting", low=0.0, high=1.0)
+    shift: float = knob(-0.55, "added to the log-odds of a score, expected before fitting")
+    threshold: float = knob(0.2, "confidence from which a span is reported, expected before fitting", low=0.0, high=1.0)
+    zero_shot_slope: float = knob(0.35, "slope of a base without shots", low=0.01)
+    zero_shot_shift: float = knob(-1.2, "shift of a base without shots")
+    zero_shot_threshold: float = knob(0.15, "threshold of a base without shots", low=0.0, high=1.0)
 
 
 SECTIONS: dict[str, type[_Section]] = {

@@ -76,6 +76,11 @@ class Backbone:
         return int(self.model.config.get_text_config().num_hidden_layers)
 
     @property
+    def width(self) -> int:
+        """Size d of its hidden states."""
+        return int(self.model.config.get_text_config().hidden_size)
+
+    @property
     def max_positions(self) -> int:
         """Longest row; a large number where the architecture sets none."""
         config = self.model.config.get_text_config()

@@ -27,7 +27,7 @@ from cllmfs.prompts import PromptTemplate
 from cllmfs.schema import Document, Example, LabelSet
 from cllmfs.store import ADAPTER, is_model_folder, read_manifest, versions, write_model
 from cllmfs.training import Progress
-from cllmfs.tuning import Adaptation, prior_calibration
+from cllmfs.tuning import Adaptation, prior_calibration, zero_shot_calibration
 
 _STREAM_BATCH = 64
 Labels = LabelSet | Mapping[str, str] | Iterable[str]
@@ -65,7 +65,7 @@ class EntityRecognizer:
         self.labels = None if labels is None else _label_set(labels)
         self.shots: dict[str, Any] = {}
         self.scores: dict[str, Any] = {}
-        self.calibration = prior_calibration(self.config)
+        self.calibration = zero_shot_calibration(self.config)
         self._backbone = load_backbone(base, device=device)
         self._extractor  # noqa: B018 - settings that the model cannot follow are told now
 
@@ -234,6 +234,7 @@ class EntityRecognizer:
             )
         made._load_adapter(Path(model) / ADAPTER, saved.lora)
         made.shots, made.scores = record.get("shots", {}), record.get("scores", {})
+        made.calibration = prior_calibration(made.config)
         if "calibration" in record:
             made.calibration = Calibration.from_dict(record["calibration"], f"{model}/cllmfs.json")
         return made

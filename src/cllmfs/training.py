@@ -127,12 +127,12 @@ def choose_steps(shots: int, batch_sentences: int) -> int:
     return min(2000, max(60, min(20 * per_epoch, max(480, 6 * per_epoch))))
 
 
-def choose_rate(known: float) -> float:
-    """The learning rate: twice as high for types that are strange to the base, told by its F1 on the shots, ``known``.
+def choose_rate(width: int) -> float:
+    """The learning rate for a base of this hidden width: 2e-3 up to 384, chosen on development data, then falling.
 
-    Chosen on development data; ``docs/log.md`` has the figures.
+    The best rate falls as 1 / width (arXiv 2203.03466): 1.9e-4 at 4,096.
     """
-    return 2e-3 if known < 0.15 else 1e-3
+    return 2e-3 * min(1.0, 384 / width)
 
 
 class ShotBatches:
@@ -148,6 +148,7 @@ class ShotBatches:
         builder: makes the rows.
         config: batch sizes, negatives, seed.
         varied: the shots of an epoch other than the first, as many as ``shots``; always ``shots`` when not given.
+        general: rows of other sentences that are mixed into a step.
     """
 
     def __init__(
@@ -158,9 +159,11 @@ class ShotBatches:
         builder: RowBuilder,
         config: Config,
         varied: Callable[[int], Sequence[Shot]] | None = None,
+        general: Callable[[int], Sequence[Row]] | None = None,
     ) -> None:
         self.shots = shots
         self.varied = varied
+        self.general = general
         self._epoch: tuple[int, Sequence[Shot]] = (0, shots)
         self.builder = builder
         self.config = config
@@ -182,6 +185,8 @@ class ShotBatches:
         rows: list[Row] = []
         for index in order[part * size : (part + 1) * size]:
             rows += self._rows(index, random.Random(f"{self.config.train.seed}/{epoch}/{index}"))
+        if self.general is not None:
+            rows += self.general(step)
         return [collate(group) for group in pack(rows, self.config.train.batch_tokens)]
 
     def _rows(self, index: int, rng: random.Random) -> list[Row]:

@@ -1,8 +1,8 @@
 """Adapting a base to the shots: how strongly, how much of it is kept, and how far the scores can be trusted.
 
-How much of the update is kept (arXiv 2109.01903) follows from what the base knew of the shots beforehand, or from a
-dev set. Parts of the shots are left out in turn, and what is found in them by learning from the rest tells calibration
-and thresholds, without any further labels. Knows training and extraction; knows nothing of files of finished models.
+Parts of the shots are left out in turn, and what is found in them by learning from the rest tells calibration,
+thresholds and, if it is enough, how much of the update is kept (arXiv 2109.01903), without any further labels. A dev
+set takes their place. Knows training and extraction; knows nothing of files of finished models.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from cllmfs.config import Config
 from cllmfs.evaluation import Scores, evaluate_spans
 from cllmfs.extraction import Extractor
 from cllmfs.optimisation import Optimisation
+from cllmfs.replay import Replay
 from cllmfs.schema import Document, Example, LabelSet
 from cllmfs.training import (
     Progress,
@@ -33,10 +34,12 @@ from cllmfs.training import (
     prepare_shots,
 )
 
-_PROBED = 50  # shots at most on which the base is tried before training
-_SHARES = (1.0, 0.75, 0.5, 0.25, 0.0)  # of the trained update, tried on a dev set
+_SHARES = (1.0, 0.5, 0.25, 0.0)  # of the trained update, tried on a dev set beside the usual share
+_PART_SHARES = (1.0, 0.5)  # tried on parts left out, by models that learnt from fewer shots
+_PART_MENTIONS = 80  # in all parts, below which they do not tell one share from another
+_GAIN = 0.015  # of F1 that another share must bring
 _CHUNK = 64  # sentences extracted at once
-_MANY = 100  # shots beyond which a single part of half as many is left out
+_MANY = 100  # shots beyond which a single part is left out, a third of them, at most so many
 _FOLD_STEPS = 240  # at most, for a model that only serves calibration
 
 
@@ -107,20 +110,21 @@ class Adaptation:
         shots = self._prepare(self.examples)  # bad shots are told before anything is trained
         answered_labels(self.labels, shots)
         train = self.config.train
-        settled = train.learning_rate and lora.keep
-        known = 0.0 if settled else self.score(self.examples[:: -(-len(self.examples) // _PROBED)]).micro.f1
-        rate = train.learning_rate or choose_rate(known)
-        share = 1.0 if lora.dora else lora.keep or max(0.5, 1.0 - 1.25 * known)  # dora's magnitudes cannot be scaled
-        trial = None
+        rate = train.learning_rate or choose_rate(backbone.width)
+        usual = choose_share(len(self.examples))
+        share = 1.0 if lora.dora else lora.keep or usual  # dora's magnitudes cannot be scaled
+        settled, trial = lora.dora or lora.keep, None
         if not dev and (folds := fold_examples(self.examples, self.config.calibrate.folds, train.seed)):
-            trial = self._cross_validate(folds, rate, share, on_progress)
+            mentions = sum(len(self.examples[number].spans) for fold in folds for number in fold)
+            tried = (share,) if settled or mentions < _PART_MENTIONS else (usual, *_PART_SHARES)
+            trial = self._cross_validate(folds, rate, tried, on_progress)
         trainer = self._trainer(self.examples, rate, dev, checkpoint)
         trainer.run(resume, on_progress)
         if dev:
-            trial = self._judge(dev, (share,) if lora.dora or lora.keep else _SHARES)
+            trial = self._judge(dev, (share,) if settled else (usual, *_SHARES))
         calibration, f1 = self.prior, None
         if trial is not None:
-            share, calibration, f1 = self._choose(trial)
+            share, calibration, f1 = self._choose(trial, usual)
         backbone.scale_lora(share)
         steps = trainer.optimisation.done
         if dev:
@@ -169,8 +173,15 @@ class Adaptation:
             return made if len(made) == len(shots) else shots  # a longer mention may need another window
 
         asked = answered_labels(self.labels, shots, quiet=True)
+        builder = self.extractor.builder
         batches = ShotBatches(
-            shots, asked, backbone, self.extractor.builder, config, varied if train.swap_mentions else None
+            shots,
+            asked,
+            backbone,
+            builder,
+            config,
+            varied if train.swap_mentions else None,
+            Replay(backbone, builder, train.replay, train.seed) if train.replay else None,
         )
         steps = train.steps or choose_steps(len(shots), train.batch_sentences)
         steps = steps if most_steps is None else min(steps, most_steps)
@@ -181,7 +192,7 @@ class Adaptation:
         self,
         folds: Sequence[Sequence[int]],
         rate: float,
-        share: float,
+        shares: Sequence[float],
         on_progress: Callable[[Progress], None] | None,
     ) -> _Trial:
         """What models that did not see a part find in it, over all parts."""
@@ -193,7 +204,7 @@ class Adaptation:
                 continue  # nothing could be learnt from it
             phase = f"calibrating, part {part} of {len(folds)}"
             self._trainer(rest, rate, None, None, _FOLD_STEPS).run(on_progress=on_progress, phase=phase)
-            trial.add(self._judge([self.examples[number] for number in fold], (share,)))
+            trial.add(self._judge([self.examples[number] for number in fold], shares))
             self.extractor.backbone.detach_lora()
         return trial
 
@@ -209,23 +220,41 @@ class Adaptation:
             ]
         return _Trial(judged, Counter(span.label for example in examples for span in example.spans))
 
-    def _choose(self, trial: _Trial) -> tuple[float, Calibration, float]:
-        """The share with the highest F1 on the sentences left out, its calibration and that F1."""
+    def _choose(self, trial: _Trial, usual: float) -> tuple[float, Calibration, float]:
+        """The share with the highest F1 on the sentences left out, its calibration and that F1.
+
+        A gain over the usual share must be larger than chance would bring.
+        """
         total = sum(trial.gold.values())
-        options: list[tuple[float, float, Calibration]] = []
+        options: list[tuple[float, float, Calibration, float]] = []
         for share, judged in trial.judged.items():
             calibration = fit_calibration(judged, trial.gold, self.prior)
             kept = [one for one in judged if calibration.confidence(one.score) >= calibration.limit(one.label)]
             right = sum(one.right for one in kept)
-            options.append((2 * right / (len(kept) + total) if total else 0.0, share, calibration))
-        f1, share, calibration = max(options, key=lambda option: option[:2])
+            f1 = 2 * right / (len(kept) + total) if total else 0.0
+            options.append((f1 + (_GAIN if share == usual else 0.0), share, calibration, f1))
+        _, share, calibration, f1 = max(options, key=lambda option: option[:2])
         return share, calibration, f1
 
 
+def choose_share(shots: int) -> float:
+    """The share of the update to keep where nothing tells better: the fewer shots, the less is kept, at most 0.8.
+
+    Chosen on development data; ``docs/log.md`` has the figures.
+    """
+    return min(0.8, shots / (shots + 4))
+
+
 def prior_calibration(config: Config) -> Calibration:
-    """What the settings expect of scores before anything is measured."""
+    """What the settings expect of a trained model's scores before anything is measured."""
     expected = config.calibrate
     return Calibration(expected.slope, expected.shift, expected.threshold)
+
+
+def zero_shot_calibration(config: Config) -> Calibration:
+    """What the settings expect of an untrained base's scores."""
+    expected = config.calibrate
+    return Calibration(expected.zero_shot_slope, expected.zero_shot_shift, expected.zero_shot_threshold)
 
 
 def fold_examples(examples: Sequence[Example], folds: int, seed: int) -> list[list[int]]:
@@ -233,7 +262,7 @@ def fold_examples(examples: Sequence[Example], folds: int, seed: int) -> list[li
 
     Rare labels are spread first, so that what is left holds every label that occurs often enough. Fewer than three
     mentions a label on average are too few: without its half of them a type is hardly learnt. Of more than 100 examples
-    one part of 50 is enough.
+    one part is enough: a third of them, at most 100.
     """
     mentions = Counter(span.label for example in examples for span in example.spans)
     if folds < 2 or len(examples) < 2 * folds or sum(mentions.values()) < 3 * len(mentions):
@@ -241,7 +270,7 @@ def fold_examples(examples: Sequence[Example], folds: int, seed: int) -> list[li
     rng = random.Random(f"{seed}/folds")
     order = sorted(range(len(examples)), key=lambda _: rng.random())
     if len(examples) > _MANY:
-        return [sorted(order[: _MANY // 2])]
+        return [sorted(order[: min(_MANY, len(examples) // 3)])]
     order.sort(key=lambda number: min((mentions[span.label] for span in examples[number].spans), default=1 << 30))
     parts: list[list[int]] = [[] for _ in range(folds)]
     held: list[Counter[str]] = [Counter() for _ in range(folds)]
