@@ -22,23 +22,16 @@ Neither is chosen on dev sets: of the grid below nothing is measured yet. The co
         --datasets snips mit_movie_trivia crossner_politics --k 5 --seeds 0 --learning-rate 5e-5 1e-4 3e-4 \
         --epochs 20 60 --output benchmarks/few_shot/results/spacy_dev.json
 
-The output file is written after every run and runs in it are skipped, so a stopped job goes on where it was. It holds
-scores, settings and counts, no text. Knows spaCy; what it shares with the baseline it takes from there.
+Knows spaCy; the loop over runs and the results file are those of all baselines.
 """
 
 from __future__ import annotations
 
-import argparse
-import hashlib
-import json
 import os
 import random
 import sys
-import time
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,35 +43,19 @@ if __name__ == "__main__":
     os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 import spacy
-import torch
 from spacy.tokens import Doc
 from spacy.training import Example as Pair
 from thinc.api import Adam, warmup_linear
 
-from benchmarks.few_shot import datasets as benchmark_data
-from benchmarks.few_shot.token_classifier import identity, to_tags, token_spans, write
-from cllmfs.evaluation import evaluate_spans
-from cllmfs.sampling import shortfalls
+from benchmarks.few_shot.baselines import Baseline, Recipe, main, to_tags, token_spans
 from cllmfs.schema import Document, Example, Span
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """Settings of the fine-tuning; where they come from is in the module's docstring."""
+class SpacyRecipe(Recipe):
+    """Beside what all recipes have, the dropout."""
 
-    learning_rate: float = 5e-5
-    epochs: int = 20
-    min_steps: int = 300
-    max_steps: int = 3000
-    batch_size: int = 4
-    warmup: float = 0.1
-    weight_decay: float = 0.01
-    max_grad_norm: float = 1.0
     dropout: float = 0.1
-
-    def steps(self, rows: int) -> int:
-        """Steps for so many training rows."""
-        return min(max(self.epochs * -(-rows // self.batch_size), self.min_steps), self.max_steps)
 
 
 def pipeline(encoder: str) -> Any:
@@ -120,8 +97,8 @@ def document(nlp: Any, example: Example, tags: list[str] | None = None) -> Any:
     return made
 
 
-def fine_tune(encoder: str, shots: Sequence[Example], recipe: Recipe, seed: int) -> tuple[Any, int]:
-    """Train on the shots; returns the pipeline and the number of steps."""
+def fine_tune(encoder: str, shots: Sequence[Example], recipe: SpacyRecipe, seed: int) -> Any:
+    """Train on the shots; returns the pipeline."""
     spacy.util.fix_random_seed(seed)
     shuffler = random.Random(seed)
     nlp = pipeline(encoder)
@@ -143,7 +120,7 @@ def fine_tune(encoder: str, shots: Sequence[Example], recipe: Recipe, seed: int)
         batch, order = order[: recipe.batch_size], order[recipe.batch_size :]
         nlp.update([pairs[index] for index in batch], drop=recipe.dropout, sgd=optimizer)
         optimizer.step_schedules()
-    return nlp, steps
+    return nlp
 
 
 def predict(nlp: Any, examples: Sequence[Example], batch_size: int = 32) -> list[Document]:
@@ -155,84 +132,7 @@ def predict(nlp: Any, examples: Sequence[Example], batch_size: int = 32) -> list
     ]
 
 
-def run(plan: dict[str, Any], recipe: Recipe, test: Sequence[Example], args: argparse.Namespace) -> dict[str, Any]:
-    """One support set: train, predict, score; the record that goes into the output."""
-    name, k = plan["dataset"], plan["k"]
-    pool = benchmark_data.unique(benchmark_data.load(name, "train", args.data))
-    shots = benchmark_data.supports(name, k, plan["seed"], args.data)
-    started = time.perf_counter()
-    nlp, steps = fine_tune(args.encoder, shots, recipe, plan["seed"])
-    trained = time.perf_counter()
-    found = predict(nlp, test)
-    finished = time.perf_counter()
-    scores = evaluate_spans(test, found, scenarios=False)
-    micro, texts = scores.micro, {example.text for example in test}
-    return {
-        **{key: plan[key] for key in ("dataset", "split", "k", "seed")},
-        **micro.rates._asdict(),
-        "correct": micro.tp,
-        "predicted": micro.tp + micro.fp,
-        "gold": micro.support,
-        "boundary_f1": scores.boundary.f1,
-        "ungrounded": scores.ungrounded,
-        "sentences": len(test),
-        "support_sentences": len(shots),
-        "support_mentions": dict(sorted(Counter(span.label for shot in shots for span in shot.spans).items())),
-        "support_shortfalls": shortfalls(pool, shots, k),
-        "support_in_split": sum(shot.text in texts for shot in shots),
-        "support_sha256": hashlib.sha256(json.dumps([shot.to_dict() for shot in shots]).encode()).hexdigest(),
-        "recipe": plan["recipe"],
-        "steps": steps,
-        "encoder": Path(args.encoder).resolve().parent.name
-        if Path(args.encoder).name == "model"
-        else Path(args.encoder).name,
-        "versions": {package: version(package) for package in ("spacy", "spacy-transformers", "transformers", "torch")},
-        "train_seconds": round(trained - started, 2),
-        "predict_seconds": round(finished - trained, 2),
-    }
-
-
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Few-shot spaCy ner.")
-    parser.add_argument("--encoder", required=True, help="folder with config.json, weights and tokenizer")
-    parser.add_argument("--data", help=f"folder of the data sets; default: ${benchmark_data.ENVIRONMENT}")
-    parser.add_argument("--datasets", nargs="+", required=True)
-    parser.add_argument("--k", type=int, nargs="+", default=[5])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--split", choices=("dev", "test"), default="test")
-    parser.add_argument("--limit", type=int, help="score the first N sentences only")
-    parser.add_argument("--learning-rate", type=float, nargs="+", default=[Recipe.learning_rate])
-    parser.add_argument("--epochs", type=int, nargs="+", default=[Recipe.epochs])
-    parser.add_argument("--threads", type=int, help="threads of torch")
-    parser.add_argument("--output", type=Path, required=True)
-    return parser.parse_args()
-
-
-def main() -> None:
-    """Run every data set, number of shots, seed and setting that the output does not hold yet."""
-    args = arguments()
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    runs = json.loads(args.output.read_text(encoding="utf-8"))["runs"] if args.output.exists() else []
-    done = {(identity(record), record["sentences"]) for record in runs}
-    for name in args.datasets:
-        test = benchmark_data.load(name, args.split, args.data)[: args.limit]
-        for k, seed in ((k, seed) for k in args.k for seed in args.seeds):
-            for rate, epochs in ((rate, epochs) for rate in args.learning_rate for epochs in args.epochs):
-                recipe = Recipe(learning_rate=rate, epochs=epochs)
-                plan = {"dataset": name, "split": args.split, "k": k, "seed": seed, "recipe": asdict(recipe)}
-                if (identity(plan), len(test)) in done:
-                    continue
-                record = run(plan, recipe, test, args)
-                runs.append(record)
-                write(args.output, runs)
-                print(
-                    f"{name} {args.split} {k}-shot seed {seed} lr {rate:g} epochs {epochs}: F1 "
-                    f"{100 * record['f1']:.2f} ({record['support_sentences']} shots, {record['steps']} steps, "
-                    f"{record['train_seconds']} + {record['predict_seconds']} s)",
-                    flush=True,
-                )
-
+PACKAGES = ("spacy", "spacy-transformers", "transformers", "torch")
 
 if __name__ == "__main__":
-    main()
+    main(Baseline("spaCy ner", SpacyRecipe(), fine_tune, predict, PACKAGES))

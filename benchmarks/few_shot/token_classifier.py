@@ -4,25 +4,15 @@
         --output results.json
 
 The first sub-word of a token carries its tag; decoding is argmax, a stray I- tag opens a span as conlleval reads it.
-Scores are strict micro precision, recall and F1 of (start, end, label) over the whole split. The output file is written
-after every run and runs in it are skipped, so a stopped job goes on where it was. It holds scores, settings and counts,
-no text.
+How the recipe was chosen is in the README.
 """
 
 from __future__ import annotations
 
-import argparse
-import hashlib
-import itertools
-import json
-import os
 import random
-import statistics
 import sys
-import time
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,30 +24,20 @@ if __name__ == "__main__":
 import torch
 from transformers import AutoModelForTokenClassification, AutoTokenizer, get_linear_schedule_with_warmup
 
-from benchmarks.few_shot import datasets as benchmark_data
-from cllmfs.sampling import shortfalls
-from cllmfs.schema import Example
+from benchmarks.few_shot.baselines import Baseline, Recipe, main, tag_names, to_tags, token_spans
+from cllmfs.schema import Document, Example, Span
 
 IGNORED = -100
 MAX_POSITIONS = 512
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """Settings of the fine-tuning; how the defaults were chosen is in the README."""
+class Tagger:
+    """A fine-tuned classifier; ``names`` are its tags in order of their ids."""
 
-    learning_rate: float = 1e-4
-    epochs: int = 60
-    min_steps: int = 300
-    max_steps: int = 3000
-    batch_size: int = 4
-    warmup: float = 0.1
-    weight_decay: float = 0.01
-    max_grad_norm: float = 1.0
-
-    def steps(self, rows: int) -> int:
-        """Steps for so many training rows."""
-        return min(max(self.epochs * -(-rows // self.batch_size), self.min_steps), self.max_steps)
+    model: Any
+    tokenizer: Any
+    names: list[str]
 
 
 @dataclass(frozen=True)
@@ -66,23 +46,6 @@ class Row:
 
     ids: list[int]
     firsts: list[int]
-
-
-def token_spans(example: Example) -> list[tuple[int, int, str]]:
-    """The spans in tokens, end exclusive."""
-    offsets = example.token_offsets or ()
-    starts = {start: index for index, (start, _) in enumerate(offsets)}
-    ends = {end: index + 1 for index, (_, end) in enumerate(offsets)}
-    return [(starts[span.start], ends[span.end], span.label) for span in example.spans]
-
-
-def to_tags(spans: Iterable[tuple[int, int, str]], length: int) -> list[str]:
-    """BIO tags of flat spans; of overlapping spans the first stays."""
-    tags = ["O"] * length
-    for start, end, label in sorted(spans):
-        if all(tag == "O" for tag in tags[start:end]):
-            tags[start:end] = [f"B-{label}"] + [f"I-{label}"] * (end - start - 1)
-    return tags
 
 
 def to_spans(tags: Sequence[str]) -> list[tuple[int, int, str]]:
@@ -128,11 +91,11 @@ def targets(rows: Sequence[Row], tags: Sequence[Sequence[int]], width: int) -> t
     return made
 
 
-def fine_tune(encoder: str, shots: Sequence[Example], recipe: Recipe, seed: int) -> tuple[Any, Any, list[str]]:
-    """Train on the shots; returns model, tokenizer and the tag names in order of their ids."""
+def fine_tune(encoder: str, shots: Sequence[Example], recipe: Recipe, seed: int) -> Tagger:
+    """Train on the shots."""
     torch.manual_seed(seed)
     shuffler = random.Random(seed)
-    names = ["O"] + [f"{edge}-{label}" for label in sorted({x for s in shots for x in s.labels}) for edge in "BI"]
+    names = tag_names(shots)
     ids = {name: index for index, name in enumerate(names)}
     tokenizer: Any = AutoTokenizer.from_pretrained(encoder)
     model: Any = AutoModelForTokenClassification.from_pretrained(encoder, num_labels=len(names))
@@ -163,7 +126,7 @@ def fine_tune(encoder: str, shots: Sequence[Example], recipe: Recipe, seed: int)
         schedule.step()
         optimizer.zero_grad()
     model.eval()
-    return model, tokenizer, names
+    return Tagger(model, tokenizer, names)
 
 
 def length_batches(rows: Sequence[Row], batch_tokens: int) -> Iterator[list[int]]:
@@ -178,129 +141,30 @@ def length_batches(rows: Sequence[Row], batch_tokens: int) -> Iterator[list[int]
         yield batch
 
 
-def predict(
-    model: Any, tokenizer: Any, names: Sequence[str], examples: Sequence[Example], batch_tokens: int = 4096
-) -> list[list[tuple[int, int, str]]]:
-    """Token spans of each example, in order."""
-    rows = [encode(tokenizer, example) for example in examples]
-    found: list[list[tuple[int, int, str]]] = [[] for _ in rows]
+def predict(tagger: Tagger, examples: Sequence[Example], batch_tokens: int = 4096) -> list[Document]:
+    """Spans at the offsets of the examples' texts, in order of the examples."""
+    rows = [encode(tagger.tokenizer, example) for example in examples]
+    found: list[Document] = [Document("", ())] * len(rows)
     with torch.inference_mode():
         for batch in length_batches(rows, batch_tokens):
-            inputs, mask = collate([rows[index] for index in batch], tokenizer.pad_token_id)
-            best = model(input_ids=inputs, attention_mask=mask).logits.argmax(-1).tolist()
+            inputs, mask = collate([rows[index] for index in batch], tagger.tokenizer.pad_token_id)
+            best = tagger.model(input_ids=inputs, attention_mask=mask).logits.argmax(-1).tolist()
             for line, index in zip(best, batch, strict=True):
-                found[index] = to_spans([names[line[p]] if p >= 0 else "O" for p in rows[index].firsts])
+                tags = [tagger.names[line[place]] if place >= 0 else "O" for place in rows[index].firsts]
+                found[index] = document(examples[index], to_spans(tags))
     return found
 
 
-def strict_scores(gold: Sequence[Sequence[Any]], found: Sequence[Sequence[Any]]) -> dict[str, float | int]:
-    """Micro scores of exact (start, end, label) matches; a score without a denominator is 0."""
-    correct = sum(len(set(g) & set(f)) for g, f in zip(gold, found, strict=True))
-    n_gold, n_found = sum(len(set(g)) for g in gold), sum(len(set(f)) for f in found)
-    return {
-        "precision": correct / n_found if n_found else 0.0,
-        "recall": correct / n_gold if n_gold else 0.0,
-        "f1": 2 * correct / (n_gold + n_found) if n_gold + n_found else 0.0,
-        "correct": correct,
-        "predicted": n_found,
-        "gold": n_gold,
-    }
+def document(example: Example, spans: Iterable[tuple[int, int, str]]) -> Document:
+    """Spans of tokens as spans of the text."""
+    text, offsets = example.text, example.token_offsets or ()
+    ranges = [(offsets[start][0], offsets[end - 1][1], label) for start, end, label in spans]
+    return Document(text, tuple(Span(start, end, label, None, text[start:end]) for start, end, label in ranges))
 
 
-def run(encoder: str, data: str | None, name: str, k: int, seed: int, split: str, recipe: Recipe) -> dict[str, Any]:
-    """One support set: train, predict, score; the record that goes into the output."""
-    pool = benchmark_data.unique(benchmark_data.load(name, "train", data))
-    shots = benchmark_data.supports(name, k, seed, data)
-    test = benchmark_data.load(name, split, data)
-    started = time.perf_counter()
-    model, tokenizer, names = fine_tune(encoder, shots, recipe, seed)
-    trained = time.perf_counter()
-    found = predict(model, tokenizer, names, test)
-    texts = {example.text for example in test}
-    return {
-        "dataset": name,
-        "split": split,
-        "k": k,
-        "seed": seed,
-        **strict_scores([token_spans(example) for example in test], found),
-        "sentences": len(test),
-        "support_sentences": len(shots),
-        "support_mentions": dict(sorted(Counter(span.label for shot in shots for span in shot.spans).items())),
-        "support_shortfalls": shortfalls(pool, shots, k),
-        "support_in_split": sum(shot.text in texts for shot in shots),
-        "support_sha256": hashlib.sha256(json.dumps([shot.to_dict() for shot in shots]).encode()).hexdigest(),
-        "recipe": asdict(recipe),
-        "steps": recipe.steps(len(shots)),
-        "encoder": Path(encoder).resolve().parent.name if Path(encoder).name == "model" else Path(encoder).name,
-        "train_seconds": round(trained - started, 2),
-        "predict_seconds": round(time.perf_counter() - trained, 2),
-    }
-
-
-def identity(record: dict[str, Any]) -> str:
-    """What makes a run the same run."""
-    return json.dumps([record[key] for key in ("dataset", "split", "k", "seed", "recipe")], sort_keys=True)
-
-
-def write(path: Path, runs: list[dict[str, Any]]) -> None:
-    """Write all runs and their summary; the file is replaced in one step, so a stop never leaves half of it."""
-    groups: dict[str, list[float]] = {}
-    for record in runs:
-        setting = " ".join(f"{key}={value}" for key, value in record["recipe"].items())
-        groups.setdefault(f"{record['dataset']} {record['split']} {record['k']}-shot {setting}", []).append(
-            100 * record["f1"]
-        )
-    summary = {
-        name: {
-            "runs": len(values),
-            "f1_mean": round(statistics.mean(values), 2),
-            "f1_sd": round(statistics.stdev(values), 2) if len(values) > 1 else None,
-        }
-        for name, values in sorted(groups.items())
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(json.dumps({"summary": summary, "runs": runs}, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, path)
-
-
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Few-shot token-classifier baseline.")
-    parser.add_argument("--encoder", required=True, help="folder with config.json, weights and tokenizer")
-    parser.add_argument("--data", help=f"folder of the data sets; default: ${benchmark_data.ENVIRONMENT}")
-    parser.add_argument("--datasets", nargs="+", required=True)
-    parser.add_argument("--k", type=int, nargs="+", default=[5])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--split", choices=("dev", "test"), default="test")
-    parser.add_argument("--learning-rate", type=float, nargs="+", default=[Recipe.learning_rate])
-    parser.add_argument("--epochs", type=int, nargs="+", default=[Recipe.epochs])
-    parser.add_argument("--threads", type=int, help="threads of torch")
-    parser.add_argument("--output", type=Path, required=True)
-    return parser.parse_args()
-
-
-def main() -> None:
-    """Run every data set, setting and seed that the output does not hold yet."""
-    args = arguments()
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    runs = json.loads(args.output.read_text(encoding="utf-8"))["runs"] if args.output.exists() else []
-    done = {identity(record) for record in runs}
-    recipes = [Recipe(learning_rate=rate, epochs=epochs) for rate in args.learning_rate for epochs in args.epochs]
-    for k, seed, name, recipe in itertools.product(args.k, args.seeds, args.datasets, recipes):
-        plan = {"dataset": name, "split": args.split, "k": k, "seed": seed, "recipe": asdict(recipe)}
-        if identity(plan) in done:
-            continue
-        record = run(args.encoder, args.data, name, k, seed, args.split, recipe)
-        runs.append(record)
-        write(args.output, runs)
-        print(
-            f"{name} {args.split} {k}-shot seed {seed} lr {recipe.learning_rate:g} epochs {recipe.epochs}: F1 "
-            f"{100 * record['f1']:.2f} ({record['support_sentences']} shots, {record['steps']} steps, "
-            f"{record['train_seconds']} + {record['predict_seconds']} s)",
-            flush=True,
-        )
-
+BASELINE = Baseline(
+    "token classifier", Recipe(learning_rate=1e-4, epochs=60), fine_tune, predict, ("transformers", "torch")
+)
 
 if __name__ == "__main__":
-    main()
+    main(BASELINE)

@@ -77,7 +77,7 @@ class LoraConfig(_Section):
     keep: float = knob(
         0.0,
         "share of the trained update that is kept, the weights being moved back towards the base (arXiv 2109.01903); 0 "
-        "chooses it: by the number of shots, at most 0.8, unless the dev set or the parts left out tell better",
+        "chooses it: by the number of shots, at most 0.8, unless a dev set or a part of many shots tells better",
         low=0.0,
         high=1.0,
     )

@@ -1,8 +1,8 @@
 """Adapting a base to the shots: how strongly, how much of it is kept, and how far the scores can be trusted.
 
 Parts of the shots are left out in turn, and what is found in them by learning from the rest tells calibration,
-thresholds and, if it is enough, how much of the update is kept (arXiv 2109.01903), without any further labels. A dev
-set takes their place. Knows training and extraction; knows nothing of files of finished models.
+thresholds and, of many shots, how much of the update is kept (arXiv 2109.01903), without any further labels. A dev set
+takes their place. Knows training and extraction; knows nothing of files of finished models.
 """
 
 from __future__ import annotations
@@ -35,8 +35,7 @@ from cllmfs.training import (
 )
 
 _SHARES = (1.0, 0.5, 0.25, 0.0)  # of the trained update, tried on a dev set beside the usual share
-_PART_SHARES = (1.0, 0.5)  # tried on parts left out, by models that learnt from fewer shots
-_PART_MENTIONS = 80  # in all parts, below which they do not tell one share from another
+_PART_SHARES = (1.0, 0.5)  # tried on a part left out of many shots; models of half of few shots want less of it
 _GAIN = 0.015  # of F1 that another share must bring
 _CHUNK = 64  # sentences extracted at once
 _MANY = 100  # shots beyond which a single part is left out, a third of them, at most so many
@@ -115,8 +114,7 @@ class Adaptation:
         share = 1.0 if lora.dora else lora.keep or usual  # dora's magnitudes cannot be scaled
         settled, trial = lora.dora or lora.keep, None
         if not dev and (folds := fold_examples(self.examples, self.config.calibrate.folds, train.seed)):
-            mentions = sum(len(self.examples[number].spans) for fold in folds for number in fold)
-            tried = (share,) if settled or mentions < _PART_MENTIONS else (usual, *_PART_SHARES)
+            tried = (share,) if settled or len(self.examples) <= _MANY else (usual, *_PART_SHARES)
             trial = self._cross_validate(folds, rate, tried, on_progress)
         trainer = self._trainer(self.examples, rate, dev, checkpoint)
         trainer.run(resume, on_progress)
