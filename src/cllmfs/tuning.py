@@ -110,13 +110,14 @@ class Adaptation:
         answered_labels(self.labels, shots)
         train = self.config.train
         rate = train.learning_rate or choose_rate(backbone.width)
+        steps = train.steps or choose_steps(len(shots), train.batch_sentences)
         usual = choose_share(len(self.examples))
         share = 1.0 if lora.dora else lora.keep or usual  # dora's magnitudes cannot be scaled
         settled, trial = lora.dora or lora.keep, None
         if not dev and (folds := fold_examples(self.examples, self.config.calibrate.folds, train.seed)):
             tried = (share,) if settled or len(self.examples) <= _MANY else (usual, *_PART_SHARES)
-            trial = self._cross_validate(folds, rate, tried, on_progress)
-        trainer = self._trainer(self.examples, rate, dev, checkpoint)
+            trial = self._cross_validate(folds, rate, tried, steps, on_progress)
+        trainer = self._trainer(self.examples, rate, dev, checkpoint, steps)
         trainer.run(resume, on_progress)
         if dev:
             trial = self._judge(dev, (share,) if settled else (usual, *_SHARES))
@@ -124,10 +125,10 @@ class Adaptation:
         if trial is not None:
             share, calibration, f1 = self._choose(trial, usual)
         backbone.scale_lora(share)
-        steps = trainer.optimisation.done
+        done = trainer.optimisation.done
         if dev:
-            return Outcome(steps, rate, share, calibration, dev_f1=f1)
-        return Outcome(steps, rate, share, calibration, held_out_f1=f1)
+            return Outcome(done, rate, share, calibration, dev_f1=f1)
+        return Outcome(done, rate, share, calibration, held_out_f1=f1)
 
     def _prepare(self, examples: Sequence[Example], quiet: bool = False) -> list[Shot]:
         extractor, decode = self.extractor, self.config.decode
@@ -154,7 +155,7 @@ class Adaptation:
         rate: float,
         dev: Sequence[Example] | None,
         checkpoint: Path | None,
-        most_steps: int | None = None,
+        steps: int,
     ) -> Trainer:
         """Attaches a fresh adapter and sets its training up."""
         backbone, config = self.extractor.backbone, self.config
@@ -181,8 +182,6 @@ class Adaptation:
             varied if train.swap_mentions else None,
             Replay(backbone, builder, train.replay, train.seed) if train.replay else None,
         )
-        steps = train.steps or choose_steps(len(shots), train.batch_sentences)
-        steps = steps if most_steps is None else min(steps, most_steps)
         optimisation = Optimisation(backbone, batches, steps, config.loss, train, self.extractor.bidirectional)
         return Trainer(optimisation, (lambda: self.score(dev).micro.f1) if dev else None, checkpoint)
 
@@ -191,6 +190,7 @@ class Adaptation:
         folds: Sequence[Sequence[int]],
         rate: float,
         shares: Sequence[float],
+        whole: int,
         on_progress: Callable[[Progress], None] | None,
     ) -> _Trial:
         """What models that did not see a part find in it, over all parts."""
@@ -201,7 +201,8 @@ class Adaptation:
             if not any(example.spans for example in rest):
                 continue  # nothing could be learnt from it
             phase = f"calibrating, part {part} of {len(folds)}"
-            self._trainer(rest, rate, None, None, _FOLD_STEPS).run(on_progress=on_progress, phase=phase)
+            steps = min(_FOLD_STEPS, -(-whole * len(rest) // len(self.examples)))  # as many passes as the whole takes
+            self._trainer(rest, rate, None, None, steps).run(on_progress=on_progress, phase=phase)
             trial.add(self._judge([self.examples[number] for number in fold], shares))
             self.extractor.backbone.detach_lora()
         return trial
