@@ -1,0 +1,176 @@
+"""The baselines of the few-shot benchmark: tags there and back, the loop over runs, resuming, the classifier itself."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cllmfs.schema import Document, Example
+
+ROOT = Path(__file__).parents[1]
+if not (ROOT / "benchmarks" / "few_shot").is_dir():
+    pytest.skip("benchmarks is not part of this install", allow_module_level=True)
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.few_shot import baselines, token_classifier  # noqa: E402
+from benchmarks.few_shot.baselines import Baseline, Recipe, tag_names, to_tags, token_spans  # noqa: E402
+from benchmarks.few_shot.token_classifier import document, to_spans  # noqa: E402
+
+ADA = Example.from_tokens(["Ada", "Byron", "met", "Bo", "in", "Rome"], [(0, 2, "per"), (3, 4, "per"), (5, 6, "loc")])
+
+
+# tags
+
+
+@given(st.data())
+def test_flat_spans_survive_tags(data: st.DataObject) -> None:
+    cuts = sorted(data.draw(st.sets(st.integers(0, 12), min_size=2)))
+    spans = [(a, b, data.draw(st.sampled_from("xy"))) for a, b in itertools.pairwise(cuts)]
+    spans = [span for span in spans if data.draw(st.booleans())]
+    assert to_spans(to_tags(spans, 12)) == spans
+
+
+def test_of_overlapping_spans_the_first_stays() -> None:
+    assert to_tags([(1, 3, "b"), (0, 2, "a")], 3) == ["B-a", "I-a", "O"]
+
+
+@pytest.mark.parametrize(
+    ("tags", "spans"),
+    [
+        (["I-a", "I-a", "O"], [(0, 2, "a")]),
+        (["O", "B-a", "I-b"], [(1, 2, "a"), (2, 3, "b")]),
+        (["B-a", "B-a"], [(0, 1, "a"), (1, 2, "a")]),
+        (["O", "O"], []),
+    ],
+)
+def test_stray_tags_are_read_as_conlleval_does(tags: list[str], spans: list[tuple[int, int, str]]) -> None:
+    assert to_spans(tags) == spans
+
+
+def test_token_spans_become_spans_of_the_text() -> None:
+    assert token_spans(ADA) == [(0, 2, "per"), (3, 4, "per"), (5, 6, "loc")]
+    assert [(span.text, span.label) for span in document(ADA, token_spans(ADA)).spans] == [
+        ("Ada Byron", "per"),
+        ("Bo", "per"),
+        ("Rome", "loc"),
+    ]
+    assert tag_names([ADA]) == ["O", "B-loc", "I-loc", "B-per", "I-per"]
+
+
+def test_steps_are_passes_within_bounds() -> None:
+    recipe = Recipe(epochs=10, min_steps=30, max_steps=100, batch_size=4)
+    assert [recipe.steps(rows) for rows in (1, 12, 13, 400)] == [30, 30, 40, 100]
+
+
+# the loop over runs
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    folder = tmp_path / "data" / "tiny"
+    folder.mkdir(parents=True)
+    rows = [{"tokens": [name, "sings", str(number)], "spans": [[0, 1, "per"]]} for number, name in enumerate("ABCDEF")]
+    for split, part in (("train", rows[:4]), ("dev", rows[4:5]), ("test", rows[4:])):
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part), encoding="utf-8")
+    return tmp_path / "data"
+
+
+class Oracle:
+    """Finds the first token of every sentence; counts how often it was trained."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, int, int]] = []
+
+    def fine_tune(self, encoder: str, shots: Sequence[Example], recipe: Recipe, seed: int) -> Oracle:
+        self.seen.append((encoder, len(shots), seed))
+        return self
+
+    def predict(self, model: Any, examples: Sequence[Example]) -> list[Document]:
+        assert model is self
+        return [document(example, [(0, 1, "per")]) for example in examples]
+
+    def baseline(self) -> Baseline:
+        return Baseline("oracle", Recipe(), self.fine_tune, self.predict, ("pytest",))
+
+
+def call(monkeypatch: pytest.MonkeyPatch, oracle: Oracle, data: Path, output: Path, *more: str) -> list[dict[str, Any]]:
+    words = [
+        "oracle",
+        "--encoder",
+        "e/model",
+        "--data",
+        str(data),
+        "--datasets",
+        "tiny",
+        "--output",
+        str(output),
+        *more,
+    ]
+    monkeypatch.setattr(sys, "argv", words)
+    baselines.main(oracle.baseline())
+    return json.loads(output.read_text(encoding="utf-8"))["runs"]  # type: ignore[no-any-return]
+
+
+def test_every_run_is_recorded_once(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    oracle, output = Oracle(), tmp_path / "results.json"
+    runs = call(monkeypatch, oracle, data, output, "--k", "1", "2", "--seeds", "0", "1")
+    assert [(run["k"], run["seed"], run["support_sentences"]) for run in runs] == [
+        (1, 0, 1),
+        (1, 1, 1),
+        (2, 0, 2),
+        (2, 1, 2),
+    ]
+    assert {(run["f1"], run["correct"], run["gold"], run["sentences"], run["ungrounded"]) for run in runs} == {
+        (1.0, 2, 2, 2, 0)
+    }
+    assert {run["encoder"] for run in runs} == {"e"} and set(runs[0]["versions"]) == {"pytest"}
+    call(monkeypatch, oracle, data, output, "--k", "1", "2", "--seeds", "0", "1")
+    assert len(oracle.seen) == 4, "finished runs are skipped"
+    assert len(call(monkeypatch, oracle, data, output, "--k", "1", "--seeds", "0", "2", "--learning-rate", "1e-3")) == 6
+    assert len(call(monkeypatch, oracle, data, output, "--k", "1", "--seeds", "0", "--limit", "1")) == 7, (
+        "fewer sentences"
+    )
+
+
+def test_a_stopped_job_keeps_what_it_has(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    oracle, output = Oracle(), tmp_path / "results.json"
+
+    def stop(*_: object) -> Oracle:
+        if len(oracle.seen) == 2:
+            raise KeyboardInterrupt
+        return Oracle.fine_tune(oracle, *_)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(oracle, "fine_tune", stop)
+        with pytest.raises(KeyboardInterrupt):
+            call(monkeypatch, oracle, data, output, "--k", "1")
+    assert len(call(monkeypatch, oracle, data, output, "--k", "1")) == 5 and len(oracle.seen) == 5
+
+
+# the token classifier
+
+
+def test_the_token_classifier_learns_its_shots(tmp_path: Path) -> None:
+    from conftest import own_byte_tokenizer
+    from transformers import BertConfig, BertModel
+
+    tokenizer = own_byte_tokenizer()
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64
+    )
+    BertModel(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    recipe = Recipe(learning_rate=5e-3, min_steps=150, max_steps=150)
+    model = token_classifier.fine_tune(str(tmp_path), [ADA] * 4, recipe, 0)
+    (found,) = token_classifier.predict(model, [ADA])
+    assert [(span.start, span.end, span.label) for span in found.spans] == [
+        (s.start, s.end, s.label) for s in ADA.spans
+    ]
