@@ -23,13 +23,13 @@ from cllmfs.evaluation import Counts, evaluate_spans
 from cllmfs.extraction import Extractor
 from cllmfs.model import load_backbone
 from cllmfs.schema import Document, Span
-from cllmfs.tuning import prior_calibration
+from cllmfs.tuning import zero_shot_calibration
 from cllmfs.windows import resolve_conflicts
 
 
 def score(extractor: Extractor, queries: Sequence[Query]) -> Counts:
     """Strict counts over the queries' own types."""
-    backbone, trust = extractor.backbone, prior_calibration(extractor.config)
+    backbone, trust = extractor.backbone, zero_shot_calibration(extractor.config)
     requests = [
         Request(
             tokenize(backbone.tokenizer, query.example.text),
