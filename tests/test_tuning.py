@@ -314,6 +314,15 @@ def test_shots_whose_spans_all_lie_in_one_sentence_are_learnt() -> None:
     assert fold_examples([crowd, *bare], 2, 0) == [] or adaptation(examples=[crowd, *bare]).run().steps == 3
 
 
+def test_many_shots_whose_rest_answers_nothing_are_learnt(monkeypatch: pytest.MonkeyPatch) -> None:
+    crowd = example("Ada met Bo and Kim.", person=["Ada", "Bo", "Kim"])
+    bare = [Example(text) for text in ("It rained.", "Nobody came.", "Fog again.")]
+    monkeypatch.setattr(cllmfs.tuning, "fold_examples", lambda *_: [[0]])
+    made = adaptation(examples=[crowd, *bare])
+    outcome = made.run()
+    assert (outcome.steps, outcome.held_out_f1, outcome.calibration) == (3, None, prior_calibration(made.config))
+
+
 # the dev set
 
 

@@ -122,7 +122,7 @@ class Adaptation:
         if dev:
             trial = self._judge(dev, (share,) if settled else (usual, *_SHARES))
         calibration, f1 = self.prior, None
-        if trial is not None:
+        if trial is not None and trial.judged:
             share, calibration, f1 = self._choose(trial, usual)
         backbone.scale_lora(share)
         done = trainer.optimisation.done
