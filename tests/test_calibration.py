@@ -88,7 +88,7 @@ def test_few_spans_move_the_prior_little(judged: list[Judged]) -> None:
     prior = Calibration(0.8, -0.5, 0.3)
     made = fit_calibration(judged, {"a": 5}, prior)
     # At the optimum each span pulls with at most 1 (times its log-odds), against 1 / sd**2 of the prior.
-    assert abs(made.shift - prior.shift) <= len(judged) * 0.4**2 + 1e-3
+    assert abs(made.shift - prior.shift) <= len(judged) * 0.5**2 + 1e-3
     assert abs(made.slope - prior.slope) <= sum(abs(log_odds(one.score)) for one in judged) * 0.25**2 + 1e-3
 
 
@@ -96,10 +96,10 @@ def test_few_spans_move_the_prior_little(judged: list[Judged]) -> None:
 def test_scores_of_one_half_move_the_shift_alone(count: int, right: int) -> None:
     prior = Calibration(0.8, -0.5, 0.3)
     made = fit_calibration([Judged(0.5, number < right, "a") for number in range(count)], {"a": count}, prior)
-    low, high = -10.0, 10.0  # halving: where the pull of the prior, 1 / 0.4**2, meets that of the spans
+    low, high = -10.0, 10.0  # halving: where the pull of the prior, 1 / 0.5**2, meets that of the spans
     for _ in range(60):
         middle = (low + high) / 2
-        pulled = (middle - prior.shift) / 0.4**2 + count * logistic(middle) - right
+        pulled = (middle - prior.shift) / 0.5**2 + count * logistic(middle) - right
         low, high = (low, middle) if pulled > 0 else (middle, high)
     assert made.slope == 0.8 and made.shift == pytest.approx(low, abs=1e-4)
 
@@ -109,7 +109,7 @@ def test_no_other_map_explains_the_spans_and_the_prior_better(judged: list[Judge
     prior = Calibration(1.2, -0.3, 0.2)
 
     def cost(slope: float, shift: float) -> float:
-        pulled = ((slope - prior.slope) / 0.25) ** 2 / 2 + ((shift - prior.shift) / 0.4) ** 2 / 2
+        pulled = ((slope - prior.slope) / 0.25) ** 2 / 2 + ((shift - prior.shift) / 0.5) ** 2 / 2
         signs = [1 if one.right else -1 for one in judged]
         values = [slope * log_odds(one.score) + shift for one in judged]
         return pulled + sum(math.log1p(math.exp(-sign * value)) for sign, value in zip(signs, values, strict=True))
@@ -119,6 +119,16 @@ def test_no_other_map_explains_the_spans_and_the_prior_better(judged: list[Judge
     here = cost(made.slope, made.shift)
     around = [(a, b) for a in (-0.01, 0, 0.01) for b in (-0.02, 0, 0.02) if (a, b) != (0, 0)]
     assert all(cost(made.slope + a, made.shift + b) > here for a, b in around)
+
+
+def test_a_lift_raises_the_map_and_the_thresholds_with_it() -> None:
+    judged = [Judged(0.2 + number / 50, number % 3 > 0, "ab"[number % 2]) for number in range(30)]
+    gold, prior = {"a": 25, "b": 10}, Calibration(0.8, -0.5, 0.3)
+    plain, lifted = fit_calibration(judged, gold, prior), fit_calibration(judged, gold, prior, lift=0.4)
+    assert (lifted.slope, lifted.shift) == (plain.slope, plain.shift + 0.4)
+    confidences = [lifted.confidence(one.score) for one in judged]
+    assert lifted.threshold == expected_best_threshold(confidences, 35) > plain.threshold
+    assert lifted.thresholds["a"] > plain.thresholds["a"] > 0
 
 
 @given(st.lists(JUDGED, min_size=1, max_size=12), st.lists(st.floats(0.0, 1.0), min_size=2))

@@ -245,7 +245,7 @@ def test_what_is_found_in_parts_left_out_tells_calibration_and_score(
     assert 0 < sum(one.right for one in judged) < len(judged)
     prior = ("calibrate.slope=0.9", "calibrate.shift=-0.3", "calibrate.threshold=0.2")
     made = adaptation("train.steps=40", "lora.keep=0.8", *prior).run()  # half of the shots take half of the steps
-    expected = fit_calibration(judged, gold, Calibration(0.9, -0.3, 0.2))
+    expected = fit_calibration(judged, gold, Calibration(0.9, -0.3, 0.2), 0.2)  # half of the shots, half of the lift
     fitted = made.calibration
     figures = (fitted.slope, fitted.shift, fitted.threshold)
     assert figures == pytest.approx((expected.slope, expected.shift, expected.threshold), abs=1e-5)
@@ -278,11 +278,18 @@ def test_each_training_is_a_phase_with_steps_of_its_own() -> None:
     assert {p.phase for p in told_by(adaptation(), dev=SHOTS[:1])} == {"training"}
 
 
-def test_calibration_does_not_take_longer_than_it_must(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cllmfs.tuning, "_FOLD_STEPS", 2)
-    told = told_by(adaptation("train.steps=6"))
-    assert [p.step.total for p in told] == [2] * 4 + [6] * 6
-    assert [p.step.total for p in told_by(adaptation("train.steps=1"))] == [1, 1, 1]
+def test_calibration_takes_as_many_passes_but_of_many_shots_half_of_the_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    def totals(*settings: str) -> list[int]:
+        told = told_by(adaptation(*settings))
+        return [next(steps).step.total for _, steps in groupby(told, lambda progress: progress.phase)]
+
+    assert totals("train.steps=6") == [3, 3, 6] and totals("train.steps=1") == [1, 1, 1]
+    monkeypatch.setattr(cllmfs.tuning, "_MANY", 5)  # a third is left out, two thirds would take 6 steps
+    assert totals("train.steps=9") == [6, 9]
+    monkeypatch.setattr(cllmfs.tuning, "_FOLD_STEPS", 1)
+    assert totals("train.steps=9") == [4, 9]
+    monkeypatch.setattr(cllmfs.tuning, "_FOLD_STEPS", 5)
+    assert totals("train.steps=9") == [5, 9]
 
 
 def test_warnings_are_said_once_whatever_is_left_out_or_varied(caplog: pytest.LogCaptureFixture) -> None:

@@ -15,7 +15,7 @@ from cllmfs.errors import ModelError
 
 _LEAST = 1e-6  # scores are kept this far from 0 and 1, where log-odds end
 _LABEL_MENTIONS = 20  # gold mentions at which a label's own threshold weighs as much as the one of all labels
-_SLOPE_SD, _SHIFT_SD = 0.25, 0.4  # how far the fitted map may lie from the prior
+_SLOPE_SD, _SHIFT_SD = 0.25, 0.5  # how far the fitted map may lie from the prior
 
 
 class Judged(NamedTuple):
@@ -72,7 +72,9 @@ class Calibration:
             ) from error
 
 
-def fit_calibration(judged: Sequence[Judged], gold: Mapping[str, int], prior: Calibration) -> Calibration:
+def fit_calibration(
+    judged: Sequence[Judged], gold: Mapping[str, int], prior: Calibration, lift: float = 0.0
+) -> Calibration:
     """Platt scaling (Platt 1999) with a prior, then the thresholds that maximise the micro-F1 to be expected.
 
     Few judged spans move the map little: the prior is normal around ``prior``'s slope and shift.
@@ -81,10 +83,12 @@ def fit_calibration(judged: Sequence[Judged], gold: Mapping[str, int], prior: Ca
         judged: predicted spans of held-out sentences, at a low threshold.
         gold: mentions of each label in the same sentences.
         prior: the map expected before anything was seen; returned as it is if nothing was judged.
+        lift: added to the shift that was fitted, where the model to be calibrated is better than the one judged.
     """
     if not judged or not sum(gold.values()):
         return prior
     slope, shift = _fit_map(judged, prior)
+    shift += lift
     fitted = Calibration(slope, shift)
     confidences = [(fitted.confidence(one.score), one.label) for one in judged]
     total = sum(gold.values())

@@ -37,9 +37,10 @@ from cllmfs.training import (
 _SHARES = (1.0, 0.5, 0.25, 0.0)  # of the trained update, tried on a dev set beside the usual share
 _PART_SHARES = (1.0, 0.5)  # tried on a part left out of many shots; models of half of few shots want less of it
 _GAIN = 0.015  # of F1 that another share must bring
+_LIFT = 0.4  # of log-odds, by which models that learnt from none of the shots would be less right than from all
 _CHUNK = 64  # sentences extracted at once
 _MANY = 100  # shots beyond which a single part is left out, a third of them, at most so many
-_FOLD_STEPS = 240  # at most, for a model that only serves calibration
+_FOLD_STEPS = 240  # beyond half of the steps: at most, for a model that only serves calibration
 
 
 @dataclass(frozen=True)
@@ -65,10 +66,14 @@ class Outcome:
 
 @dataclass
 class _Trial:
-    """Judged spans by share of the update, and the gold mentions of the sentences they are from."""
+    """Judged spans by share of the update, and the gold mentions of the sentences they are from.
+
+    ``missed`` is the part of the shots that the models judged did not learn from.
+    """
 
     judged: dict[float, list[Judged]]
     gold: Counter[str]
+    missed: float = 0.0
 
     def add(self, other: _Trial) -> None:
         self.gold += other.gold
@@ -194,14 +199,15 @@ class Adaptation:
         on_progress: Callable[[Progress], None] | None,
     ) -> _Trial:
         """What models that did not see a part find in it, over all parts."""
-        trial = _Trial({}, Counter())
+        trial = _Trial({}, Counter(), len(folds[0]) / len(self.examples))
         for part, fold in enumerate(folds, start=1):
             out = set(fold)
             rest = [example for number, example in enumerate(self.examples) if number not in out]
             if not any(example.spans for example in rest):
                 continue  # nothing could be learnt from it
             phase = f"calibrating, part {part} of {len(folds)}"
-            steps = min(_FOLD_STEPS, -(-whole * len(rest) // len(self.examples)))  # as many passes as the whole takes
+            passes = -(-whole * len(rest) // len(self.examples))  # the steps of as many passes as the whole takes
+            steps = min(passes, max(_FOLD_STEPS, whole // 2))
             self._trainer(rest, rate, None, None, steps).run(on_progress=on_progress, phase=phase)
             trial.add(self._judge([self.examples[number] for number in fold], shares))
             self.extractor.backbone.detach_lora()
@@ -227,7 +233,7 @@ class Adaptation:
         total = sum(trial.gold.values())
         options: list[tuple[float, float, Calibration, float]] = []
         for share, judged in trial.judged.items():
-            calibration = fit_calibration(judged, trial.gold, self.prior)
+            calibration = fit_calibration(judged, trial.gold, self.prior, _LIFT * trial.missed)
             kept = [one for one in judged if calibration.confidence(one.score) >= calibration.limit(one.label)]
             right = sum(one.right for one in kept)
             f1 = 2 * right / (len(kept) + total) if total else 0.0
