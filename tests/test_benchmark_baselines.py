@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cllmfs.schema import Document, Example
+from cllmfs.tagging import spans_of_tags
 
 ROOT = Path(__file__).parents[1]
 if not (ROOT / "benchmarks" / "few_shot").is_dir():
@@ -22,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.few_shot import baselines, token_classifier  # noqa: E402
 from benchmarks.few_shot.baselines import Baseline, Recipe, tag_names, to_tags, token_spans  # noqa: E402
-from benchmarks.few_shot.token_classifier import document, to_spans  # noqa: E402
+from benchmarks.few_shot.token_classifier import document  # noqa: E402
 
 ADA = Example.from_tokens(["Ada", "Byron", "met", "Bo", "in", "Rome"], [(0, 2, "per"), (3, 4, "per"), (5, 6, "loc")])
 
@@ -35,7 +36,7 @@ def test_flat_spans_survive_tags(data: st.DataObject) -> None:
     cuts = sorted(data.draw(st.sets(st.integers(0, 12), min_size=2)))
     spans = [(a, b, data.draw(st.sampled_from("xy"))) for a, b in itertools.pairwise(cuts)]
     spans = [span for span in spans if data.draw(st.booleans())]
-    assert to_spans(to_tags(spans, 12)) == spans
+    assert spans_of_tags(to_tags(spans, 12)) == spans
 
 
 def test_of_overlapping_spans_the_first_stays() -> None:
@@ -52,7 +53,7 @@ def test_of_overlapping_spans_the_first_stays() -> None:
     ],
 )
 def test_stray_tags_are_read_as_conlleval_does(tags: list[str], spans: list[tuple[int, int, str]]) -> None:
-    assert to_spans(tags) == spans
+    assert spans_of_tags(tags) == spans
 
 
 def test_token_spans_become_spans_of_the_text() -> None:

@@ -11,11 +11,11 @@ import argparse
 import hashlib
 import itertools
 import json
-import os
+import random
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -24,9 +24,12 @@ from typing import Any
 import torch
 
 from benchmarks.few_shot import datasets as benchmark_data
+from benchmarks.few_shot.results import write_content
 from cllmfs.evaluation import evaluate_spans
+from cllmfs.formats import tokenised
 from cllmfs.sampling import shortfalls
 from cllmfs.schema import Document, Example
+from cllmfs.tagging import TokenSpan, tags_of_spans
 
 
 @dataclass(frozen=True)
@@ -66,26 +69,32 @@ class Baseline:
     packages: tuple[str, ...]
 
 
-def token_spans(example: Example) -> list[tuple[int, int, str]]:
+def token_spans(example: Example) -> list[TokenSpan]:
     """The spans in tokens, end exclusive."""
-    offsets = example.token_offsets or ()
-    starts = {start: index for index, (start, _) in enumerate(offsets)}
-    ends = {end: index + 1 for index, (_, end) in enumerate(offsets)}
-    return [(starts[span.start], ends[span.end], span.label) for span in example.spans]
+    return tokenised(example)[1]
 
 
-def to_tags(spans: Iterable[tuple[int, int, str]], length: int) -> list[str]:
+def to_tags(spans: Iterable[TokenSpan], length: int) -> list[str]:
     """BIO tags of flat spans; of overlapping spans the first stays."""
-    tags = ["O"] * length
-    for start, end, label in sorted(spans):
-        if all(tag == "O" for tag in tags[start:end]):
-            tags[start:end] = [f"B-{label}"] + [f"I-{label}"] * (end - start - 1)
-    return tags
+    flat: list[TokenSpan] = []
+    for span in sorted(spans):
+        if not flat or span[0] >= flat[-1][1]:
+            flat.append(span)
+    return tags_of_spans(flat, length)
 
 
 def tag_names(shots: Iterable[Example]) -> list[str]:
     """The BIO tags of the shots' labels, ``O`` first."""
     return ["O"] + [f"{edge}-{label}" for label in sorted({x for s in shots for x in s.labels}) for edge in "BI"]
+
+
+def drawn_batches(rows: int, recipe: Recipe, seed: int) -> Iterator[list[int]]:
+    """The numbers of the rows of each step; every pass has an order of its own, and its last batch may be small."""
+    shuffler, order = random.Random(seed), list[int]()
+    for _ in range(recipe.steps(rows)):
+        order = order or shuffler.sample(range(rows), rows)
+        yield order[: recipe.batch_size]
+        order = order[recipe.batch_size :]
 
 
 def run(
@@ -131,7 +140,7 @@ def identity(record: dict[str, Any]) -> str:
 
 
 def write(path: Path, runs: list[dict[str, Any]]) -> None:
-    """Write all runs and their summary; the file is replaced in one step, so a stop never leaves half of it."""
+    """Write all runs and their summary."""
     groups: dict[str, list[float]] = {}
     for record in runs:
         setting = " ".join(f"{key}={value}" for key, value in record["recipe"].items())
@@ -146,26 +155,16 @@ def write(path: Path, runs: list[dict[str, Any]]) -> None:
         }
         for name, values in sorted(groups.items())
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(json.dumps({"summary": summary, "runs": runs}, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_content(path, {"summary": summary, "runs": runs})
 
 
 def parse(baseline: Baseline) -> argparse.Namespace:
     """The command line of a baseline."""
     parser = argparse.ArgumentParser(description=f"Few-shot {baseline.name}.")
     parser.add_argument("--encoder", required=True, help="folder with config.json, weights and tokenizer")
-    parser.add_argument("--data", help=f"folder of the data sets; default: ${benchmark_data.ENVIRONMENT}")
-    parser.add_argument("--datasets", nargs="+", required=True)
-    parser.add_argument("--k", type=int, nargs="+", default=[5])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--split", choices=("dev", "test"), default="test")
-    parser.add_argument("--limit", type=int, help="score the first N sentences only")
+    benchmark_data.add_options(parser)
     parser.add_argument("--learning-rate", type=float, nargs="+", default=[baseline.recipe.learning_rate])
     parser.add_argument("--epochs", type=int, nargs="+", default=[baseline.recipe.epochs])
-    parser.add_argument("--threads", type=int, help="threads of torch")
-    parser.add_argument("--output", type=Path, required=True)
     return parser.parse_args()
 
 
@@ -177,10 +176,7 @@ def main(baseline: Baseline) -> None:
     output: Path = arguments.output
     runs = json.loads(output.read_text(encoding="utf-8"))["runs"] if output.exists() else []
     done = {(identity(record), record["sentences"]) for record in runs}
-    tests = {
-        name: benchmark_data.load(name, arguments.split, arguments.data)[: arguments.limit]
-        for name in arguments.datasets
-    }
+    tests = benchmark_data.scored(arguments)
     settings = itertools.product(arguments.learning_rate, arguments.epochs)
     recipes = [replace(baseline.recipe, learning_rate=rate, epochs=epochs) for rate, epochs in settings]
     for k, seed, name, recipe in itertools.product(arguments.k, arguments.seeds, arguments.datasets, recipes):

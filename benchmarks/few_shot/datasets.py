@@ -2,11 +2,12 @@
 
 Layout: ``<folder>/<name>/{train,dev,test}.jsonl``, a JSON object a line:
 ``{"tokens": [...], "spans": [[start_token, end_token_exclusive, "label"], ...]}``. The folder is an argument or the
-environment variable CLLMFS_DATA. Knows files and shots; knows nothing of models.
+environment variable CLLMFS_DATA. Knows files, shots and the options that say which; knows nothing of models.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 from pathlib import Path
@@ -73,3 +74,20 @@ def supports(name: str, k: int, seed: int, data: str | Path | None = None) -> li
         DataError: as :func:`load` and :func:`cllmfs.sampling.sample_k_shot`.
     """
     return sample_k_shot(unique(load(name, "train", data)), k, seed)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options by which every system is told its runs: data sets, numbers of shots, seeds, sentences, output."""
+    parser.add_argument("--data", help=f"folder of the data sets; default: ${ENVIRONMENT}")
+    parser.add_argument("--datasets", nargs="+", required=True)
+    parser.add_argument("--k", type=int, nargs="+", default=[5])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--split", choices=("dev", "test"), default="test")
+    parser.add_argument("--limit", type=int, help="score the first N sentences only")
+    parser.add_argument("--threads", type=int, help="threads of torch")
+    parser.add_argument("--output", type=Path, required=True)
+
+
+def scored(arguments: argparse.Namespace) -> dict[str, list[Example]]:
+    """The sentences to score of each data set that the options name."""
+    return {name: load(name, arguments.split, arguments.data)[: arguments.limit] for name in arguments.datasets}

@@ -1,8 +1,9 @@
-"""The few-shot results files: reading them, refusing what must not be compared, means over supports."""
+"""The few-shot results files: writing and reading them, refusing what must not be compared, means over supports."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -64,6 +65,14 @@ class Cell(NamedTuple):
         """As the table shows it; one support has no deviation."""
         spread = f" ± {self.sd:.{digits}f}" if self.supports > 1 else ""
         return f"{self.mean:.{digits}f}{spread} ({self.supports})"
+
+
+def write_content(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a results file; it is replaced in one step, so a stop never leaves half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
+    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    os.replace(partial, path)
 
 
 def read_runs(path: Path, split: str) -> list[Run]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ if __name__ == "__main__":
 import torch
 
 from benchmarks.few_shot import datasets as benchmark_data
+from benchmarks.few_shot.results import write_content
 from cllmfs.calibration import expected_calibration_error, reliability
 from cllmfs.config import Config
 from cllmfs.evaluation import Scores, evaluate_spans, mean_sd
@@ -99,24 +99,14 @@ def summary(runs: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", help=f"folder of the data sets; default: ${benchmark_data.ENVIRONMENT}")
-    parser.add_argument("--datasets", nargs="+", required=True)
+    benchmark_data.add_options(parser)
     parser.add_argument("--base", default="cllmfs-mini")
-    parser.add_argument("--k", type=int, nargs="+", default=[5])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--split", choices=("dev", "test"), default="test")
-    parser.add_argument("--limit", type=int, help="score the first N sentences only")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.NAME=VALUE")
-    parser.add_argument("--threads", type=int, help="threads of torch")
-    parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     content = json.loads(arguments.output.read_text()) if arguments.output.is_file() else {"runs": {}}
-    tests = {
-        name: benchmark_data.load(name, arguments.split, arguments.data)[: arguments.limit]
-        for name in arguments.datasets
-    }
+    tests = benchmark_data.scored(arguments)
     for k, seed, name in itertools.product(arguments.k, arguments.seeds, arguments.datasets):
         key = f"{name} {arguments.split} {k}-shot {seed}"
         if key in content["runs"] or (k == 0 and seed != arguments.seeds[0]):
@@ -124,10 +114,7 @@ def main() -> None:
         content["runs"][key] = run(name, k, seed, tests[name], arguments)
         content["settings"] = {"base": Path(arguments.base).name, "set": arguments.set}
         content["summary"] = summary(content["runs"])
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        aside = arguments.output.with_suffix(f".{os.getpid()}.tmp")
-        aside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        aside.replace(arguments.output)
+        write_content(arguments.output, content)
         print(key, json.dumps(content["runs"][key]), flush=True)
 
 

@@ -28,7 +28,6 @@ Knows spaCy; the loop over runs and the results file are those of all baselines.
 from __future__ import annotations
 
 import os
-import random
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,7 +46,7 @@ from spacy.tokens import Doc
 from spacy.training import Example as Pair
 from thinc.api import Adam, warmup_linear
 
-from benchmarks.few_shot.baselines import Baseline, Recipe, main, to_tags, token_spans
+from benchmarks.few_shot.baselines import Baseline, Recipe, drawn_batches, main, to_tags, token_spans
 from cllmfs.schema import Document, Example, Span
 
 
@@ -100,7 +99,6 @@ def document(nlp: Any, example: Example, tags: list[str] | None = None) -> Any:
 def fine_tune(encoder: str, shots: Sequence[Example], recipe: SpacyRecipe, seed: int) -> Any:
     """Train on the shots; returns the pipeline."""
     spacy.util.fix_random_seed(seed)
-    shuffler = random.Random(seed)
     nlp = pipeline(encoder)
     tags = [to_tags(token_spans(shot), len(shot.token_offsets or ())) for shot in shots]
     pairs = [Pair(document(nlp, shot), document(nlp, shot, row)) for shot, row in zip(shots, tags, strict=True)]
@@ -113,11 +111,7 @@ def fine_tune(encoder: str, shots: Sequence[Example], recipe: SpacyRecipe, seed:
         grad_clip=recipe.max_grad_norm,
         use_averages=False,
     )
-    order: list[int] = []
-    for _ in range(steps):
-        if not order:
-            order = shuffler.sample(range(len(pairs)), len(pairs))
-        batch, order = order[: recipe.batch_size], order[recipe.batch_size :]
+    for batch in drawn_batches(len(pairs), recipe, seed):
         nlp.update([pairs[index] for index in batch], drop=recipe.dropout, sgd=optimizer)
         optimizer.step_schedules()
     return nlp

@@ -9,7 +9,6 @@ How the recipe was chosen is in the README.
 
 from __future__ import annotations
 
-import random
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,8 +23,9 @@ if __name__ == "__main__":
 import torch
 from transformers import AutoModelForTokenClassification, AutoTokenizer, get_linear_schedule_with_warmup
 
-from benchmarks.few_shot.baselines import Baseline, Recipe, main, tag_names, to_tags, token_spans
+from benchmarks.few_shot.baselines import Baseline, Recipe, drawn_batches, main, tag_names, to_tags, token_spans
 from cllmfs.schema import Document, Example, Span
+from cllmfs.tagging import TokenSpan, spans_of_tags
 
 IGNORED = -100
 MAX_POSITIONS = 512
@@ -46,20 +46,6 @@ class Row:
 
     ids: list[int]
     firsts: list[int]
-
-
-def to_spans(tags: Sequence[str]) -> list[tuple[int, int, str]]:
-    """Spans of BIO tags; an I- tag after O or after another label opens a span (conlleval)."""
-    spans: list[tuple[int, int, str]] = []
-    start, label = 0, ""
-    for index, tag in enumerate([*tags, "O"]):
-        prefix, _, name = tag.partition("-")
-        if label and (prefix != "I" or name != label):
-            spans.append((start, index, label))
-            label = ""
-        if prefix != "O" and not label:
-            start, label = index, name
-    return spans
 
 
 def encode(tokenizer: Any, example: Example) -> Row:
@@ -94,7 +80,6 @@ def targets(rows: Sequence[Row], tags: Sequence[Sequence[int]], width: int) -> t
 def fine_tune(encoder: str, shots: Sequence[Example], recipe: Recipe, seed: int) -> Tagger:
     """Train on the shots."""
     torch.manual_seed(seed)
-    shuffler = random.Random(seed)
     names = tag_names(shots)
     ids = {name: index for index, name in enumerate(names)}
     tokenizer: Any = AutoTokenizer.from_pretrained(encoder)
@@ -111,11 +96,7 @@ def fine_tune(encoder: str, shots: Sequence[Example], recipe: Recipe, seed: int)
     steps = recipe.steps(len(rows))
     schedule = get_linear_schedule_with_warmup(optimizer, round(recipe.warmup * steps), steps)
     model.train()
-    order: list[int] = []
-    for _ in range(steps):
-        if not order:
-            order = shuffler.sample(range(len(rows)), len(rows))
-        chosen, order = order[: recipe.batch_size], order[recipe.batch_size :]
+    for chosen in drawn_batches(len(rows), recipe, seed):
         batch = [rows[index] for index in chosen]
         inputs, mask = collate(batch, tokenizer.pad_token_id)
         gold = targets(batch, [tags[index] for index in chosen], inputs.shape[1])
@@ -151,11 +132,11 @@ def predict(tagger: Tagger, examples: Sequence[Example], batch_tokens: int = 409
             best = tagger.model(input_ids=inputs, attention_mask=mask).logits.argmax(-1).tolist()
             for line, index in zip(best, batch, strict=True):
                 tags = [tagger.names[line[place]] if place >= 0 else "O" for place in rows[index].firsts]
-                found[index] = document(examples[index], to_spans(tags))
+                found[index] = document(examples[index], spans_of_tags(tags))
     return found
 
 
-def document(example: Example, spans: Iterable[tuple[int, int, str]]) -> Document:
+def document(example: Example, spans: Iterable[TokenSpan]) -> Document:
     """Spans of tokens as spans of the text."""
     text, offsets = example.text, example.token_offsets or ()
     ranges = [(offsets[start][0], offsets[end - 1][1], label) for start, end, label in spans]
