@@ -124,7 +124,7 @@ def test_a_sentence_that_outgrows_the_model_is_left_out(monkeypatch: pytest.Monk
 
 
 def test_a_step_holds_its_shots_and_the_general_rows(backbone: Backbone) -> None:
-    config = Config().with_settings(["train.batch_sentences=2", "train.negatives=-1"])
+    config = Config().with_settings(["train.batch_sentences=2", "train.negatives=5"])
     extractor = Extractor(backbone, config)
     shots = [example("Ada met Bo.", person=["Ada", "Bo"]), example("It rained in Rome.", place=["Rome"])]
     labels = LabelSet(["person", "place"])

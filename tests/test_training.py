@@ -24,6 +24,7 @@ from cllmfs.training import (
     ShotBatches,
     Trainer,
     answered_labels,
+    choose_negatives,
     choose_rate,
     choose_steps,
     prepare_shots,
@@ -202,7 +203,7 @@ def test_an_epoch_visits_every_sentence_once(size: int) -> None:
 
 
 @pytest.mark.parametrize("tree", [True, False])
-@pytest.mark.parametrize("negatives", [-1, 0, 1, 2, 50])
+@pytest.mark.parametrize("negatives", [0, 1, 2, 50])
 def test_present_types_are_always_asked_and_few_absent_ones(tree: bool, negatives: int) -> None:
     made = batches(tree, negatives=negatives)
     for step in range(6):
@@ -210,7 +211,7 @@ def test_present_types_are_always_asked_and_few_absent_ones(tree: bool, negative
             present = SENTENCES[index].labels
             absent = len(LABELS) - len(present)
             assert present <= names
-            assert len(names - present) == (absent if negatives < 0 else min(negatives, absent))
+            assert len(names - present) == min(negatives, absent)
 
 
 def test_absent_types_are_drawn_anew_each_epoch() -> None:
@@ -220,7 +221,7 @@ def test_absent_types_are_drawn_anew_each_epoch() -> None:
 
 
 def test_answers_are_the_gold_and_absent_types_answer_nothing() -> None:
-    made = batches(negatives=-1)
+    made = batches(negatives=50)
     gold = [shot.gold for shot in made.shots]
     for batch in made(0) + made(1) + made(2):
         for row in batch.rows:
@@ -232,7 +233,7 @@ def test_answers_are_the_gold_and_absent_types_answer_nothing() -> None:
 
 
 def test_batches_keep_within_the_token_budget() -> None:
-    whole, small = batches(negatives=-1)(0), batches(negatives=-1, batch_tokens=150)(0)
+    whole, small = batches(negatives=50)(0), batches(negatives=50, batch_tokens=150)(0)
     assert len(small) > len(whole)
     for batch in small:
         assert len(batch.rows) == 1 or batch.branch.numel() <= 150
@@ -309,6 +310,13 @@ def test_steps_grow_with_the_shots_within_bounds() -> None:
     assert choose_steps(41, 4) == 220, "a part of a batch is a step, too"
     assert choose_steps(0, 4) == 60
     assert all(choose_steps(100, size) >= choose_steps(100, size + 1) for size in range(1, 200))
+
+
+def test_of_many_shots_more_absent_types_are_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [choose_negatives(count) for count in (1, 100, 101, 5000)] == [8, 8, 20, 20]
+    monkeypatch.setattr("cllmfs.training.choose_negatives", {len(SENTENCES): 1}.get)
+    for index, names in asked(batches(batch_sentences=len(SENTENCES))(0)).items():
+        assert len(names - SENTENCES[index].labels) == 1, "so many as chosen where the setting leaves it open"
 
 
 def test_the_rate_falls_with_the_width_of_the_base() -> None:

@@ -77,7 +77,8 @@ class LoraConfig(_Section):
     keep: float = knob(
         0.0,
         "share of the trained update that is kept, the weights being moved back towards the base (arXiv 2109.01903); 0 "
-        "chooses it: by the number of shots, at most 0.8, unless a dev set or a part of many shots tells better",
+        "chooses it: by the number of shots and what the base knows of them, unless a dev set or a part of many shots "
+        "tells better",
         low=0.0,
         high=1.0,
     )
@@ -122,7 +123,9 @@ class TrainConfig(_Section):
         "tokens passed at once, padding included; a step's gradients are accumulated over as many passes as it needs",
         low=1,
     )
-    negatives: int = knob(8, "absent types asked of a sentence, drawn anew each epoch; -1 asks all", low=-1)
+    negatives: int = knob(
+        -1, "absent types asked of a sentence, drawn anew each epoch; -1 chooses 8, or 20 of many shots", low=-1
+    )
     swap_mentions: float = knob(
         0.7, "probability of another mention of its type in a mention's place, drawn anew each epoch", low=0.0, high=1.0
     )

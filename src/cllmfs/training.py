@@ -135,11 +135,20 @@ def choose_rate(width: int) -> float:
     return 2e-3 * min(1.0, 384 / width)
 
 
+def choose_negatives(shots: int) -> int:
+    """Absent types to ask of a sentence: 8, of more than 100 shots 20.
+
+    Many shots are passed over less often, so that a sentence would be asked for each of many types hardly once. Chosen
+    on development data; ``docs/log.md`` has the figures.
+    """
+    return 20 if shots > 100 else 8
+
+
 class ShotBatches:
     """The batches of every step, as a function of the step's number.
 
     Each epoch visits every sentence once, in an order drawn from (seed, epoch). A sentence is asked all its present
-    types and ``train.negatives`` absent ones, drawn anew each epoch.
+    types and some absent ones (``train.negatives``), drawn anew each epoch.
 
     Args:
         shots: the sentences.
@@ -167,6 +176,8 @@ class ShotBatches:
         self._epoch: tuple[int, Sequence[Shot]] = (0, shots)
         self.builder = builder
         self.config = config
+        asked = config.train.negatives
+        self.negatives = asked if asked >= 0 else choose_negatives(len(shots))
         described = config.prompt.descriptions
         self.queries = {
             label: tuple(backbone.prompt.query(label, description if described else ""))
@@ -193,8 +204,7 @@ class ShotBatches:
         shot = self._epoch[1][index]
         present = [label for label in self.queries if shot.gold.get(label)]
         absent = [label for label in self.queries if not shot.gold.get(label)]
-        count = len(absent) if self.config.train.negatives < 0 else self.config.train.negatives
-        drawn = set(present) | set(sorted(absent, key=lambda _: rng.random())[:count])
+        drawn = set(present) | set(sorted(absent, key=lambda _: rng.random())[: self.negatives])
         asked = [
             TypeQuery(label, ids, tuple(shot.gold.get(label, ())))
             for label, ids in self.queries.items()

@@ -35,11 +35,15 @@ from cllmfs.training import (
 )
 
 _SHARES = (1.0, 0.5, 0.25, 0.0)  # of the trained update, tried on a dev set beside the usual share
-_PART_SHARES = (1.0, 0.5)  # tried on a part left out of many shots; models of half of few shots want less of it
-_GAIN = 0.015  # of F1 that another share must bring
+_PART_SHARES = (1.0, 0.8, 0.5)  # tried on a part left out of many shots; models of half of few shots want less of it
+_CHANCE = 0.24  # over the root of the gold mentions: the gain in F1 that another share must bring
+_KNOWN = 0.25  # F1 of the base on the shots from which it is said to know their types
+_KNOWN_SHARE = 0.8  # of an update to a base that knows the types, at most
+_SAMPLE = 50  # shots that tell whether it does, at most
 _LIFT = 0.4  # of log-odds, by which models that learnt from none of the shots would be less right than from all
 _CHUNK = 64  # sentences extracted at once
-_MANY = 100  # shots beyond which a single part is left out, a third of them, at most so many
+_MANY = 100  # shots beyond which a single part is left out, a third of them
+_PART = 300  # of them at most
 _FOLD_STEPS = 240  # beyond half of the steps: at most, for a model that only serves calibration
 
 
@@ -116,16 +120,16 @@ class Adaptation:
         train = self.config.train
         rate = train.learning_rate or choose_rate(backbone.width)
         steps = train.steps or choose_steps(len(shots), train.batch_sentences)
-        usual = choose_share(len(self.examples))
-        share = 1.0 if lora.dora else lora.keep or usual  # dora's magnitudes cannot be scaled
         settled, trial = lora.dora or lora.keep, None
+        usual = 1.0 if lora.dora else lora.keep or self._usual_share()  # dora's magnitudes cannot be scaled
+        share = usual
         if not dev and (folds := fold_examples(self.examples, self.config.calibrate.folds, train.seed)):
-            tried = (share,) if settled or len(self.examples) <= _MANY else (usual, *_PART_SHARES)
+            tried = (usual,) if settled or len(self.examples) <= _MANY else (usual, *_PART_SHARES)
             trial = self._cross_validate(folds, rate, tried, steps, on_progress)
         trainer = self._trainer(self.examples, rate, dev, checkpoint, steps)
         trainer.run(resume, on_progress)
         if dev:
-            trial = self._judge(dev, (share,) if settled else (usual, *_SHARES))
+            trial = self._judge(dev, (usual,) if settled else (usual, *_SHARES))
         calibration, f1 = self.prior, None
         if trial is not None and trial.judged:
             share, calibration, f1 = self._choose(trial, usual)
@@ -134,6 +138,14 @@ class Adaptation:
         if dev:
             return Outcome(done, rate, share, calibration, dev_f1=f1)
         return Outcome(done, rate, share, calibration, held_out_f1=f1)
+
+    def _usual_share(self) -> float:
+        """The share of the update to keep unless something tells better; before training."""
+        count = len(self.examples)
+        share = choose_share(count, base_f1=0.0)
+        if share <= _KNOWN_SHARE:
+            return share  # whatever the base knows
+        return choose_share(count, self.score(self.examples[:: -(-count // _SAMPLE)]).micro.f1)
 
     def _prepare(self, examples: Sequence[Example], quiet: bool = False) -> list[Shot]:
         extractor, decode = self.extractor, self.config.decode
@@ -215,7 +227,7 @@ class Adaptation:
 
     def _judge(self, examples: Sequence[Example], shares: Sequence[float]) -> _Trial:
         judged: dict[float, list[Judged]] = {}
-        for share in shares:
+        for share in dict.fromkeys(shares):
             self.extractor.backbone.scale_lora(share)
             judged[share] = [
                 Judged(span.score or 0.0, span.key in gold, span.label)
@@ -228,26 +240,29 @@ class Adaptation:
     def _choose(self, trial: _Trial, usual: float) -> tuple[float, Calibration, float]:
         """The share with the highest F1 on the sentences left out, its calibration and that F1.
 
-        A gain over the usual share must be larger than chance would bring.
+        A gain over the usual share must be larger than chance would bring: one standard deviation of the difference,
+        taken as half that of an F1 of 0.5 over as many mentions.
         """
         total = sum(trial.gold.values())
+        chance = _CHANCE / max(1, total) ** 0.5
         options: list[tuple[float, float, Calibration, float]] = []
         for share, judged in trial.judged.items():
             calibration = fit_calibration(judged, trial.gold, self.prior, _LIFT * trial.missed)
             kept = [one for one in judged if calibration.confidence(one.score) >= calibration.limit(one.label)]
             right = sum(one.right for one in kept)
             f1 = 2 * right / (len(kept) + total) if total else 0.0
-            options.append((f1 + (_GAIN if share == usual else 0.0), share, calibration, f1))
+            options.append((f1 + (chance if share == usual else 0.0), share, calibration, f1))
         _, share, calibration, f1 = max(options, key=lambda option: option[:2])
         return share, calibration, f1
 
 
-def choose_share(shots: int) -> float:
-    """The share of the update to keep where nothing tells better: the fewer shots, the less is kept, at most 0.8.
+def choose_share(shots: int, base_f1: float) -> float:
+    """The share of the update to keep where nothing tells better: the fewer shots, the less is kept.
 
-    Chosen on development data; ``docs/log.md`` has the figures.
+    At most 0.8 of it if the base knows the types, which is told by its F1 on the shots before training: what it knows
+    is worth keeping. Chosen on development data; ``docs/log.md`` has the figures.
     """
-    return min(0.8, shots / (shots + 4))
+    return min(_KNOWN_SHARE if base_f1 >= _KNOWN else 1.0, shots / (shots + 4))
 
 
 def prior_calibration(config: Config) -> Calibration:
@@ -267,7 +282,7 @@ def fold_examples(examples: Sequence[Example], folds: int, seed: int) -> list[li
 
     Rare labels are spread first, so that what is left holds every label that occurs often enough. Fewer than three
     mentions a label on average are too few: without its half of them a type is hardly learnt. Of more than 100 examples
-    one part is enough: a third of them, at most 100.
+    one part is enough: a third of them, at most 300.
     """
     mentions = Counter(span.label for example in examples for span in example.spans)
     if folds < 2 or len(examples) < 2 * folds or sum(mentions.values()) < 3 * len(mentions):
@@ -275,7 +290,7 @@ def fold_examples(examples: Sequence[Example], folds: int, seed: int) -> list[li
     rng = random.Random(f"{seed}/folds")
     order = sorted(range(len(examples)), key=lambda _: rng.random())
     if len(examples) > _MANY:
-        return [sorted(order[: min(_MANY, len(examples) // 3)])]
+        return [sorted(order[: min(_PART, len(examples) // 3)])]
     order.sort(key=lambda number: min((mentions[span.label] for span in examples[number].spans), default=1 << 30))
     parts: list[list[int]] = [[] for _ in range(folds)]
     held: list[Counter[str]] = [Counter() for _ in range(folds)]
