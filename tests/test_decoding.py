@@ -15,13 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cllmfs.decoding
+import cllmfs.runners
 from cllmfs.alignment import TokenizedText, tokenize
 from cllmfs.automaton import SpanAutomaton, State
 from cllmfs.batching import RowBuilder, TypeQuery, collate
 from cllmfs.config import DecodeConfig
-from cllmfs.decoding import Request, TokenSpan, VoteSettings, decode
+from cllmfs.decoding import Request, TokenSpan, decode
 from cllmfs.model import Backbone
 from cllmfs.prompts import PromptTemplate
+from cllmfs.runners import VoteSettings
 
 NEXT, END = 4, 5
 PROMPT: Any = SimpleNamespace(
@@ -480,23 +482,24 @@ def test_cached_is_uncached(
 ) -> None:
     backbone = tiny_backbone("llama")
     builder = RowBuilder(backbone.prompt, "sentence-first", tree=True, nested=nested)
-    sizes: list[list[int]] = []
-    drop = cllmfs.decoding._CachedRunner._drop_finished_rows
+    sizes: list[tuple[int, int, int]] = []
+    feed = cllmfs.runners.CachedRunner.feed
 
-    def watched(runner: Any, needed: list[int]) -> None:
-        before = len(runner.rows)
-        drop(runner, needed)
-        sizes.append([before, len(needed), len(runner.rows)])
+    def watched(runner: Any, active: list[Any]) -> np.ndarray:
+        before = len(runner.held)
+        logits = feed(runner, active)
+        sizes.append((before, len(active), len(runner.held)))
+        return logits
 
-    monkeypatch.setattr(cllmfs.decoding._CachedRunner, "_drop_finished_rows", watched)
+    monkeypatch.setattr(cllmfs.runners.CachedRunner, "feed", watched)
     requests = requests_of(backbone, MIXED)
     cached, plain = (
         decode(backbone, builder, requests, config, bidirectional=False, voting=votes, cached=on)
         for on in (True, False)
     )
     same(cached, plain)
-    assert any(before > after for before, _, after in sizes)  # rows have left the cache
-    assert any(needed < after for _, needed, after in sizes)  # and rows have stayed although finished
+    assert any(before > after for before, _, after in sizes)  # branches have left the cache
+    assert any(needed < after for _, needed, after in sizes)  # and branches have stayed although finished
 
 
 @pytest.mark.parametrize("cached", [True, False])

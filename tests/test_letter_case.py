@@ -28,12 +28,13 @@ from hypothesis import strategies as st
 from cllmfs.alignment import TokenizedText, tokenize
 from cllmfs.batching import RowBuilder, TypeQuery, collate
 from cllmfs.config import Config, DecodeConfig, LossConfig
-from cllmfs.decoding import Request, VoteSettings, decode
+from cllmfs.decoding import Request, decode
 from cllmfs.errors import ModelError
 from cllmfs.extraction import Extractor
 from cllmfs.model import PROMPT_FILE, Backbone, load_backbone
 from cllmfs.objective import batch_loss
 from cllmfs.prompts import PromptTemplate
+from cllmfs.runners import VoteSettings
 from cllmfs.schema import LabelSet
 from cllmfs.words import word_units
 

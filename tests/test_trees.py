@@ -13,9 +13,10 @@ from torch import Tensor
 
 from cllmfs.batching import IGNORE, RowBuilder, collate
 from cllmfs.config import DecodeConfig, LossConfig
-from cllmfs.decoding import VoteSettings, decode
+from cllmfs.decoding import decode
 from cllmfs.model import Backbone
 from cllmfs.objective import batch_loss
+from cllmfs.runners import VoteSettings
 
 CASES = [
     *((name, "byte", False) for name in ARCHITECTURES),

@@ -106,7 +106,7 @@ def markdown(
         "mean ± sd over supports, their number in brackets. k: mentions of each type in a support, at least. "
         f"Differences are means over the supports that both systems have. A dash ({MISSING}) was not measured. "
         "Averages are over the data sets that every system has at this k, systems without any run at this k left out.",
-        _pipes(table(systems, baseline)),
+        pipes(table(systems, baseline)),
     ]
     if curves:
         parts.append(f"![Strict F1 over k, a panel for each data set]({curves})")
@@ -117,14 +117,15 @@ def markdown(
         parts.append(
             "Expected calibration error of the predicted spans' confidences, in [0, 1]: 0 is best. k 0 is zero-shot."
         )
-        parts.append(_pipes(calibration))
+        parts.append(pipes(calibration))
     if diagrams:
         parts.append(f"![Share of spans that are right over their confidence, a panel for each data set]({diagrams})")
         parts.append("Spans of all supports together; bins of few spans are left out. On the dashed line: calibrated.")
     return "\n\n".join(parts) + "\n"
 
 
-def _pipes(rows: Sequence[Sequence[str]]) -> str:
+def pipes(rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, the head first; all columns but the first are set to the right."""
     head, *body = [[text.replace("|", "\\|") for text in row] for row in rows]
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *body]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

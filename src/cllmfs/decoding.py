@@ -1,29 +1,25 @@
 """Reading spans off the model: constrained greedy decoding of all types of many sentences at once.
 
 Every step asks the automaton what may come, so whatever the model says, an answer is a list of token ranges of the
-sentence. With trees, all branches of a row advance together on one key-value cache; finished branches send no more
-tokens and finished rows leave the batch. Knows rows, the model and the automaton; knows nothing of text or conflicts
-between types.
+sentence. Answers that end before they begin are told for all types of a sentence together; the others go on side by
+side. Knows rows, runners and the automaton; knows nothing of caches, text or conflicts between types.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from itertools import groupby
 
 import numpy as np
 import torch
-from torch import Tensor
-from transformers import DynamicCache
 
 from cllmfs.alignment import TokenizedText
 from cllmfs.automaton import SpanAutomaton, State
-from cllmfs.batching import PADDING, PREFIX, Batch, Row, RowBuilder, TypeQuery, collate, pack, tree_mask
+from cllmfs.batching import Batch, RowBuilder, TypeQuery, collate, pack
 from cllmfs.config import DecodeConfig
-from cllmfs.losses import votes
 from cllmfs.model import Backbone
-from cllmfs.objective import contrastive_states, run
+from cllmfs.runners import CachedRunner, PlainRunner, Runner, VoteSettings
 
 
 @dataclass(frozen=True)
@@ -49,15 +45,6 @@ class Request:
 
     sentence: TokenizedText
     queries: tuple[TypeQuery, ...]
-
-
-@dataclass(frozen=True)
-class VoteSettings:
-    """The contrastive votes: ``weight`` beta, and the ``layer`` and ``temperature`` the states were trained with."""
-
-    weight: float
-    layer: int
-    temperature: float
 
 
 @torch.inference_mode()
@@ -93,11 +80,11 @@ def decode(
     voting = voting if voting is not None and voting.weight > 0 else None
     for group in pack(rows, config.batch_tokens):
         batch = collate(group).to(backbone.device)
-        runner: _Runner
+        runner: Runner
         if cached and backbone.takes_trees():
-            runner = _CachedRunner(backbone, batch, bidirectional)
+            runner = CachedRunner(backbone, batch, bidirectional)
         else:
-            runner = _PlainRunner(backbone, batch, bidirectional)
+            runner = PlainRunner(backbone, batch, bidirectional)
         for row, spans in zip(group, _decode_batch(runner, builder, batch, config, voting), strict=True):
             found[row.index] += spans
     for request, spans in zip(requests, found, strict=True):
@@ -124,7 +111,7 @@ class _Branch:
 
 
 def _decode_batch(
-    runner: _Runner, builder: RowBuilder, batch: Batch, config: DecodeConfig, voting: VoteSettings | None
+    runner: Runner, builder: RowBuilder, batch: Batch, config: DecodeConfig, voting: VoteSettings | None
 ) -> list[list[TokenSpan]]:
     logits, cast = runner.first(voting)
     branches: list[_Branch] = []
@@ -134,18 +121,66 @@ def _decode_batch(
         for number, part in enumerate(row.branches):
             vote = None if cast is None or voting is None else voting.weight * cast[len(branches)]
             branches.append(_Branch(r, number, part.label, automaton, local, vote))
-    active = branches
-    while active:
-        for branch, scores in zip(active, logits, strict=True):
-            token = _advance(branch, scores, config)
-            branch.emitted.append(token)
-        active = [branch for branch in active if not branch.state.ended]
-        if active:
-            logits = runner.feed(active)
+    answering = []
+    for branch, scores, empty in zip(branches, logits, _empty(branches, logits, config), strict=True):
+        branch.emitted.append(branch.automaton.end_id if empty else _advance(branch, scores, config))
+        if not (empty or branch.state.ended):
+            answering.append(branch)
+    for active in _groups(answering, batch, config.batch_tokens):
+        while active:
+            for branch, scores in zip(active, runner.feed(active), strict=True):
+                branch.emitted.append(_advance(branch, scores, config))
+            active = [branch for branch in active if not branch.state.ended]
     spans: list[list[TokenSpan]] = [[] for _ in batch.rows]
     for branch in branches:
         spans[branch.row] += branch.spans
     return spans
+
+
+def _empty(branches: Sequence[_Branch], logits: np.ndarray, config: DecodeConfig) -> list[bool]:
+    """Which answers end before they begin, told for all types of a sentence at once: most do.
+
+    The rule is that of :func:`_open_or_end`. With votes nothing is told: they differ from branch to branch.
+    """
+    told: list[bool] = []
+    for _, same in groupby(branches, key=lambda branch: id(branch.automaton)):
+        together = list(same)
+        scores = logits[len(told) : len(told) + len(together)]
+        told += [False] * len(together) if together[0].votes is not None else _empty_of(together[0], scores, config)
+    return told
+
+
+def _empty_of(branch: _Branch, scores: np.ndarray, config: DecodeConfig) -> list[bool]:
+    """:func:`_empty` for scores [K, C] of the sentence of ``branch``."""
+    choices = branch.automaton.choices(branch.state)
+    starts = sorted((token for token in choices if choices[token]), key=lambda token: choices[token][0])
+    ending = scores[:, branch.local[branch.automaton.end_id], None] + config.end_bias
+    opening = scores[:, [branch.local[token] for token in starts]].astype(np.float64)
+    top = np.maximum(ending, opening.max(1, initial=-np.inf, keepdims=True))
+    mass = np.exp(opening - top)
+    end_mass = np.exp(ending - top)
+    if config.opening == "best":
+        return [bool(ends) for ends in end_mass[:, 0] >= mass.max(1, initial=0.0)]
+    shares = mass / (end_mass + mass.sum(1, keepdims=True))
+    left = np.maximum(1.0 - np.cumsum(shares, 1) + shares, 1e-9)
+    return [not opens for opens in (shares >= config.open_at * left).any(1)]
+
+
+def _groups(branches: Sequence[_Branch], batch: Batch, budget: int) -> Iterator[list[_Branch]]:
+    """Branches of like length that go on together: their copies of the cache hold at most ``budget`` columns."""
+
+    def width(branch: _Branch) -> int:
+        row = batch.rows[branch.row]
+        return len(row.prefix) + len(row.branches[branch.number].ids)
+
+    group: list[_Branch] = []
+    for branch in sorted(branches, key=width):
+        if group and width(branch) * (len(group) + 1) > budget:
+            yield group
+            group = []
+        group.append(branch)
+    if group:
+        yield group
 
 
 def _advance(branch: _Branch, scores: np.ndarray, config: DecodeConfig) -> int:
@@ -246,115 +281,3 @@ def _best_closing(closings: list[tuple[int, int]], cast: np.ndarray | None) -> t
 def _log_sum(values: np.ndarray) -> float:
     top = float(values.max())
     return top + float(np.log(np.exp(values - top).sum()))
-
-
-class _Runner(Protocol):
-    def first(self, voting: VoteSettings | None) -> tuple[np.ndarray, np.ndarray | None]:
-        """Logits [A, C] where each branch's answer opens, and the votes [A, n] of each branch."""
-
-    def feed(self, active: list[_Branch]) -> np.ndarray:
-        """Logits [len(active), C] after the last token that each active branch emitted."""
-
-
-def _first(
-    backbone: Backbone, batch: Batch, last: Tensor, layer: Tensor | None, voting: VoteSettings | None
-) -> tuple[np.ndarray, np.ndarray | None]:
-    rows, columns = batch.anchors.unbind(1)
-    logits = backbone.project(last[rows, columns][:, None], batch.candidates[rows])[:, 0]
-    cast = None
-    if layer is not None and voting is not None:
-        view = contrastive_states(batch, layer)
-        cast = votes(view.anchors, view.rows, view.states, view.threshold, temperature=voting.temperature)
-    return logits.cpu().numpy(), None if cast is None else cast.float().cpu().numpy()
-
-
-class _CachedRunner:
-    """Runs each row's branches side by side on one key-value cache."""
-
-    def __init__(self, backbone: Backbone, batch: Batch, bidirectional: bool) -> None:
-        self.backbone = backbone
-        self.batch = batch
-        self.bidirectional = bidirectional
-        self.cache = DynamicCache()
-        self.seen = batch.branch  # [R, S] which branch each cached column belongs to
-        self.rows = list(range(len(batch.rows)))  # batch rows still in the cache
-
-    def first(self, voting: VoteSettings | None) -> tuple[np.ndarray, np.ndarray | None]:
-        mask = tree_mask(self.seen, self.bidirectional)
-        layer = None if voting is None else voting.layer
-        hidden = self.backbone.forward(
-            self.batch.ids, mask, self.batch.positions, cache=self.cache, layer=layer, cases=self.batch.cases
-        )
-        return _first(self.backbone, self.batch, hidden.last, hidden.layer, voting)
-
-    def feed(self, active: list[_Branch]) -> np.ndarray:
-        self._drop_finished_rows(sorted({branch.row for branch in active}))
-        slot = {row: index for index, row in enumerate(self.rows)}
-        counts = [0] * len(self.rows)
-        places = []
-        for branch in active:
-            line = slot[branch.row]
-            places.append((line, counts[line]))
-            counts[line] += 1
-        shape = (len(self.rows), max(counts))
-        ids, positions = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-        owner = np.full(shape, PADDING, np.int64)
-        for branch, place in zip(active, places, strict=True):
-            row = self.batch.rows[branch.row]
-            ids[place] = branch.emitted[-1]
-            positions[place] = len(row.prefix) + len(row.branches[branch.number].ids) + len(branch.emitted) - 1
-            owner[place] = branch.number
-        device = self.backbone.device
-        new = torch.from_numpy(owner).to(device)
-        own = torch.eye(shape[1], dtype=torch.bool, device=device).expand(shape[0], -1, -1)
-        viewer, viewed = new[:, :, None], self.seen[:, None, :]
-        past = (viewed == PREFIX) | ((viewed == viewer) & (viewer != PADDING))
-        mask = torch.cat([past, own], dim=2)
-        self.seen = torch.cat([self.seen, new], dim=1)
-        hidden = self.backbone.forward(
-            torch.from_numpy(ids).to(device), mask, torch.from_numpy(positions).to(device), cache=self.cache
-        )
-        at = torch.tensor(places, device=device)
-        candidates = self.batch.candidates[torch.tensor([branch.row for branch in active], device=device)]
-        return self.backbone.project(hidden.last[at[:, 0], at[:, 1]][:, None], candidates)[:, 0].cpu().numpy()
-
-    def _drop_finished_rows(self, needed: list[int]) -> None:
-        """Let finished rows leave once they are half of the batch; moving the cache for each would cost more."""
-        if len(needed) * 2 > len(self.rows):
-            return
-        kept = torch.tensor([self.rows.index(row) for row in needed], device=self.backbone.device)
-        self.cache.batch_select_indices(kept)
-        self.seen = self.seen[kept]
-        self.rows = needed
-
-
-class _PlainRunner:
-    """Runs whole rows anew at every step: the reference, and the way for models without trees."""
-
-    def __init__(self, backbone: Backbone, batch: Batch, bidirectional: bool) -> None:
-        self.backbone = backbone
-        self.batch = batch
-        self.bidirectional = bidirectional
-
-    def first(self, voting: VoteSettings | None) -> tuple[np.ndarray, np.ndarray | None]:
-        hidden = run(self.backbone, self.batch, self.bidirectional, None if voting is None else voting.layer)
-        return _first(self.backbone, self.batch, hidden.last, hidden.layer, voting)
-
-    def feed(self, active: list[_Branch]) -> np.ndarray:
-        rows: dict[int, Row] = {}
-        for branch in active:
-            row = rows.get(branch.row, self.batch.rows[branch.row])
-            part = row.branches[branch.number]
-            longer = replace(part, ids=part.ids + tuple(branch.emitted), anchor=len(part.ids) + len(branch.emitted) - 1)
-            parts = (*row.branches[: branch.number], longer, *row.branches[branch.number + 1 :])
-            rows[branch.row] = replace(row, branches=parts)
-        batch = collate(list(rows.values())).to(self.backbone.device)
-        hidden = run(self.backbone, batch, self.bidirectional)
-        # Anchors now stand on the last token emitted; branches that have ended keep theirs and are not read.
-        first_anchor, total = {}, 0
-        for number, row in rows.items():
-            first_anchor[number] = total
-            total += len(row.branches)
-        wanted = batch.anchors[[first_anchor[branch.row] + branch.number for branch in active]]
-        candidates = self.batch.candidates[[branch.row for branch in active]]
-        return self.backbone.project(hidden.last[wanted[:, 0], wanted[:, 1]][:, None], candidates)[:, 0].cpu().numpy()

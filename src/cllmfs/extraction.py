@@ -11,10 +11,11 @@ from cllmfs.alignment import tokenize
 from cllmfs.batching import RowBuilder, TypeQuery, split_queries
 from cllmfs.calibration import Calibration
 from cllmfs.config import Config
-from cllmfs.decoding import Request, VoteSettings, decode
+from cllmfs.decoding import Request, decode
 from cllmfs.errors import DataError, ModelError
 from cllmfs.model import Backbone
 from cllmfs.optimisation import autocast
+from cllmfs.runners import VoteSettings
 from cllmfs.schema import Document, LabelSet, Span
 from cllmfs.windows import resolve_conflicts, windows
 

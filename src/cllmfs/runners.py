@@ -1,0 +1,183 @@
+"""How the model is asked for the next token of many answers: on a key-value cache, or anew each time.
+
+With trees, one pass reads a sentence and all types asked of it. Most answer nothing; the branches that have more to say
+leave the tree, each with its own columns of the cache, and go on as rows of one token a step. Knows rows and the model;
+knows nothing of what tokens mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from cllmfs.batching import Batch, Row, collate, tree_mask
+from cllmfs.losses import votes
+from cllmfs.model import Backbone
+from cllmfs.objective import contrastive_states, run
+
+
+@dataclass(frozen=True)
+class VoteSettings:
+    """The contrastive votes: ``weight`` beta, and the ``layer`` and ``temperature`` the states were trained with."""
+
+    weight: float
+    layer: int
+    temperature: float
+
+
+class Emitting(Protocol):
+    """A branch while it answers: its row, its number in the row, and the tokens that it has emitted."""
+
+    row: int
+    number: int
+    emitted: list[int]
+
+
+class Runner(Protocol):
+    """What answers are decoded on; arrays of A branches, C candidates and n sentence tokens."""
+
+    def first(self, voting: VoteSettings | None) -> tuple[np.ndarray, np.ndarray | None]:
+        """Logits [A, C] where each branch's answer opens, and the votes [A, n] of each branch."""
+
+    def feed(self, active: Sequence[Emitting]) -> np.ndarray:
+        """Logits [len(active), C] after the last token that each active branch emitted.
+
+        The branches are among those of the call before, or a group of which none has been fed.
+        """
+
+
+def _first(
+    backbone: Backbone, batch: Batch, last: Tensor, layer: Tensor | None, voting: VoteSettings | None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    rows, columns = batch.anchors.unbind(1)
+    logits = backbone.project(last[rows, columns][:, None], batch.candidates[rows])[:, 0]
+    cast = None
+    if layer is not None and voting is not None:
+        view = contrastive_states(batch, layer)
+        cast = votes(view.anchors, view.rows, view.states, view.threshold, temperature=voting.temperature)
+    return logits.cpu().numpy(), None if cast is None else cast.float().cpu().numpy()
+
+
+class CachedRunner:
+    """Reads trees in one pass; branches that go on take their columns of the cache along and become rows.
+
+    Args:
+        backbone: one that takes trees.
+        batch: what is asked.
+        bidirectional: attention inside the sentence block.
+    """
+
+    def __init__(self, backbone: Backbone, batch: Batch, bidirectional: bool) -> None:
+        self.backbone = backbone
+        self.batch = batch
+        self.bidirectional = bidirectional
+        self.tree = DynamicCache()
+        self.cache = DynamicCache()  # of the branches in ``held``, a row each
+        self.held: list[tuple[int, int]] = []  # row and number of each
+        self.real = torch.empty(0, 0, dtype=torch.bool)  # [held, columns] which columns of the cache are theirs
+
+    def first(self, voting: VoteSettings | None) -> tuple[np.ndarray, np.ndarray | None]:
+        """As :meth:`Runner.first`: logits of shape [A, C]."""
+        mask = tree_mask(self.batch.branch, self.bidirectional)
+        layer = None if voting is None else voting.layer
+        hidden = self.backbone.forward(
+            self.batch.ids, mask, self.batch.positions, cache=self.tree, layer=layer, cases=self.batch.cases
+        )
+        return _first(self.backbone, self.batch, hidden.last, hidden.layer, voting)
+
+    def feed(self, active: Sequence[Emitting]) -> np.ndarray:
+        """As :meth:`Runner.feed`: logits of shape [len(active), C]."""
+        wanted = [(branch.row, branch.number) for branch in active]
+        if not set(wanted) <= set(self.held):
+            self._leave_tree(wanted)
+        elif len(wanted) * 2 <= len(self.held):  # moving the cache whenever one has finished would cost more
+            self._keep(wanted)
+        line = {key: number for number, key in enumerate(self.held)}
+        ids, positions = np.zeros((len(line), 1), np.int64), np.zeros((len(line), 1), np.int64)
+        for branch, key in zip(active, wanted, strict=True):
+            row = self.batch.rows[branch.row]
+            ids[line[key]] = branch.emitted[-1]
+            positions[line[key]] = len(row.prefix) + len(row.branches[branch.number].ids) + len(branch.emitted) - 1
+        device = self.backbone.device
+        self.real = torch.cat([self.real, self.real.new_ones(len(line), 1)], dim=1)
+        hidden = self.backbone.forward(
+            torch.from_numpy(ids).to(device),
+            self.real[:, None],
+            torch.from_numpy(positions).to(device),
+            cache=self.cache,
+        )
+        lines = torch.tensor([line[key] for key in wanted], device=device)
+        candidates = self.batch.candidates[torch.tensor([row for row, _ in wanted], device=device)]
+        return self.backbone.project(hidden.last[lines], candidates)[:, 0].cpu().numpy()
+
+    def _leave_tree(self, wanted: list[tuple[int, int]]) -> None:
+        """Copy the prefix' and its own columns of each branch; what pads the shorter ones is seen by none."""
+        own = []
+        for row, number in wanted:
+            tree = self.batch.rows[row]
+            begin = len(tree.prefix) + sum(len(branch.ids) for branch in tree.branches[:number])
+            own.append([*range(len(tree.prefix)), *range(begin, begin + len(tree.branches[number].ids))])
+        width = max(map(len, own))
+        device = self.backbone.device
+        columns = torch.tensor([line + [0] * (width - len(line)) for line in own], device=device)
+        lengths = torch.tensor([len(line) for line in own], device=device)
+        rows = torch.tensor([row for row, _ in wanted], device=device)[:, None]
+        self.cache = DynamicCache()
+        for layer, (keys, values, *_) in enumerate(self.tree):
+            apart = (part.transpose(1, 2)[rows, columns].transpose(1, 2) for part in (keys, values))
+            self.cache.update(*apart, layer)
+        self.real = torch.arange(width, device=device) < lengths[:, None]
+        self.held = wanted
+
+    def _keep(self, wanted: list[tuple[int, int]]) -> None:
+        """Let the finished ones leave."""
+        kept = torch.tensor([self.held.index(key) for key in wanted], device=self.backbone.device)
+        self.cache.batch_select_indices(kept)
+        self.real = self.real[kept]
+        self.held = wanted
+
+
+class PlainRunner:
+    """Runs whole rows anew at every step: the reference, and the way for models without trees.
+
+    Args:
+        backbone: any.
+        batch: what is asked.
+        bidirectional: attention inside the sentence block.
+    """
+
+    def __init__(self, backbone: Backbone, batch: Batch, bidirectional: bool) -> None:
+        self.backbone = backbone
+        self.batch = batch
+        self.bidirectional = bidirectional
+
+    def first(self, voting: VoteSettings | None) -> tuple[np.ndarray, np.ndarray | None]:
+        """As :meth:`Runner.first`: logits of shape [A, C]."""
+        hidden = run(self.backbone, self.batch, self.bidirectional, None if voting is None else voting.layer)
+        return _first(self.backbone, self.batch, hidden.last, hidden.layer, voting)
+
+    def feed(self, active: Sequence[Emitting]) -> np.ndarray:
+        """As :meth:`Runner.feed`: logits of shape [len(active), C]."""
+        rows: dict[int, Row] = {}
+        for branch in active:
+            row = rows.get(branch.row, self.batch.rows[branch.row])
+            part = row.branches[branch.number]
+            longer = replace(part, ids=part.ids + tuple(branch.emitted), anchor=len(part.ids) + len(branch.emitted) - 1)
+            parts = (*row.branches[: branch.number], longer, *row.branches[branch.number + 1 :])
+            rows[branch.row] = replace(row, branches=parts)
+        batch = collate(list(rows.values())).to(self.backbone.device)
+        hidden = run(self.backbone, batch, self.bidirectional)
+        # Anchors now stand on the last token emitted; branches that have ended keep theirs and are not read.
+        first_anchor, total = {}, 0
+        for number, row in rows.items():
+            first_anchor[number] = total
+            total += len(row.branches)
+        wanted = batch.anchors[[first_anchor[branch.row] + branch.number for branch in active]]
+        candidates = self.batch.candidates[[branch.row for branch in active]]
+        return self.backbone.project(hidden.last[wanted[:, 0], wanted[:, 1]][:, None], candidates)[:, 0].cpu().numpy()
