@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from conftest import EXAMPLES, fresh_backbone, rows_of, tiny_backbone
 from torch import Tensor
 
-from cllmfs.batching import IGNORE, Batch, RowBuilder, collate, tree_mask
+from cllmfs.batching import IGNORE, PADDING, Batch, RowBuilder, collate, tree_mask
 from cllmfs.config import LoraConfig, LossConfig
-from cllmfs.losses import FORMS
+from cllmfs.losses import FORMS, fgm_perturbation
 from cllmfs.model import Backbone
-from cllmfs.objective import answer_logits, batch_loss, contrastive_states, language_loss, run
+from cllmfs.objective import _parts, answer_logits, batch_loss, contrastive_states, language_loss, run
 
 LANGUAGE = LossConfig(contrastive="none")
 ADVERSARIAL = ("none", "neftune", "fgm", "fgm-view")
@@ -197,3 +197,27 @@ def test_cross_entropy_is_over_answer_tokens_alone() -> None:
     assert int(real.sum()) == answers
     expected = F.cross_entropy(logits[real], batch.target[real], reduction="sum").item() / answers
     assert batch_loss(backbone, batch, LANGUAGE, False).total.item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_fgm_takes_its_gradients_in_one_pass_as_in_two() -> None:
+    backbone = tiny_backbone("llama")
+    batch = batch_for(backbone)
+    config = LossConfig(contrastive="infonce", adversarial="fgm", epsilon=0.01)
+    plain = LossConfig(contrastive="infonce")
+    layer = backbone.layer_index(plain.contrastive_layer)
+    parameters = [p for p in backbone.model.parameters() if p.requires_grad]
+
+    embeds = backbone.embed(batch.ids)
+    clean, _ = _parts(backbone, batch, plain, run(backbone, batch, False, layer, embeds))
+    (gradient,) = torch.autograd.grad(clean.total, embeds, retain_graph=True)
+    moved = embeds + fgm_perturbation(gradient, batch.branch != PADDING, 0.01)
+    shifted, _ = _parts(backbone, batch, plain, run(backbone, batch, False, layer, moved))
+    expected = torch.autograd.grad((clean.total + shifted.total) / 2, parameters, allow_unused=True)
+
+    made = batch_loss(backbone, batch, config, False)
+    found = torch.autograd.grad(made.total, parameters, allow_unused=True)
+    assert made.total.item() == pytest.approx((clean.total + shifted.total).item() / 2, rel=1e-5)
+    for one, other in zip(found, expected, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None:
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)

@@ -95,7 +95,10 @@ def contrastive_states(batch: Batch, states: Tensor) -> ContrastiveBatch:
 
 
 def batch_loss(backbone: Backbone, batch: Batch, config: LossConfig, bidirectional: bool) -> LossParts:
-    """The loss of a batch in training, with the adversarial form that the config names."""
+    """The loss of a batch in training, with the adversarial form that the config names.
+
+    FGM moves the embeddings along the gradient of all that is minimised (Miyato et al. 2017, arXiv 1605.07725).
+    """
     contrastive = config.contrastive != "none" and config.contrastive_weight > 0
     layer = backbone.layer_index(config.contrastive_layer) if contrastive else None
     if config.adversarial == "none":
@@ -108,7 +111,11 @@ def batch_loss(backbone: Backbone, batch: Batch, config: LossConfig, bidirection
     # Frozen embeddings have no graph and need a leaf to take the gradient at; trained ones keep theirs.
     clean_embeds = embeds if embeds.requires_grad else embeds.detach().requires_grad_(True)
     clean, view = _parts(backbone, batch, config, run(backbone, batch, bidirectional, layer, clean_embeds))
-    (gradient,) = torch.autograd.grad(clean.language, clean_embeds, retain_graph=True)
+    if config.adversarial == "fgm-view":  # the views are compared, so the graph of the clean one is needed until then
+        (gradient,) = torch.autograd.grad(clean.total, clean_embeds, retain_graph=True)
+    else:
+        clean.total, gradient = _settled(backbone, clean.total, clean_embeds)
+        embeds = backbone.embed(batch.ids)
     moved = embeds + fgm_perturbation(gradient.float(), real, config.epsilon).to(embeds.dtype)
     shifted, other = _parts(backbone, batch, config, run(backbone, batch, bidirectional, layer, moved))
     total = (clean.total + shifted.total) / 2
@@ -118,6 +125,18 @@ def batch_loss(backbone: Backbone, batch: Batch, config: LossConfig, bidirection
         total = total + config.contrastive_weight * across
         both = both + across
     return LossParts(total, (clean.language + shifted.language) / 2, both)
+
+
+def _settled(backbone: Backbone, total: Tensor, embeds: Tensor) -> tuple[Tensor, Tensor]:
+    """The loss with its gradients taken already, and its gradient by the embeddings: one pass back gives both.
+
+    What is returned has the loss's value, and passes the gradients on to the parameters when it is differentiated.
+    """
+    parameters = [parameter for parameter in backbone.model.parameters() if parameter.requires_grad]
+    gradient, *others = torch.autograd.grad(total, [embeds, *parameters], allow_unused=True)
+    known = zip(parameters, others, strict=True)
+    carrier = sum(((parameter * other).sum() for parameter, other in known if other is not None), total.new_zeros(()))
+    return carrier - carrier.detach() + total.detach(), gradient
 
 
 def _parts(
