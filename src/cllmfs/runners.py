@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from cllmfs.batching import Batch, Row, collate, tree_mask
 from cllmfs.losses import votes
@@ -64,6 +65,43 @@ def _first(
     return logits.cpu().numpy(), None if cast is None else cast.float().cpu().numpy()
 
 
+class _RoomyLayer(DynamicLayer):  # type: ignore[misc]
+    """A layer's keys and values with room behind them: a step writes its column, where the library copies them all."""
+
+    keys: Tensor
+    values: Tensor
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._rooms: dict[str, Tensor] = {}
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Add columns; keys and values of shape [B, heads, columns, size]."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        self.keys = self._grown("keys", self.keys, key_states)
+        self.values = self._grown("values", self.values, value_states)
+        return self.keys, self.values
+
+    def _grown(self, name: str, held: Tensor, new: Tensor) -> Tensor:
+        before = held.shape[-2] if held.numel() else 0
+        after = before + new.shape[-2]
+        room = self._rooms.get(name)
+        # Whoever selects rows puts a copy in the place of the room's beginning.
+        if room is None or room.data_ptr() != held.data_ptr() or room.shape[-2] < after:
+            room = self._rooms[name] = new.new_empty(*new.shape[:2], after + max(16, after // 4), new.shape[3])
+            if before:
+                room[:, :, :before] = held
+        room[:, :, before:after] = new
+        return room[:, :, :after]
+
+
+def _roomy_cache() -> DynamicCache:
+    cache = DynamicCache()
+    cache.layer_class_to_replicate = _RoomyLayer
+    return cache
+
+
 class CachedRunner:
     """Reads trees in one pass; branches that go on take their columns of the cache along and become rows.
 
@@ -78,7 +116,7 @@ class CachedRunner:
         self.batch = batch
         self.bidirectional = bidirectional
         self.tree = DynamicCache()
-        self.cache = DynamicCache()  # of the branches in ``held``, a row each
+        self.cache = _roomy_cache()  # of the branches in ``held``, a row each
         self.held: list[tuple[int, int]] = []  # row and number of each
         self.real = torch.empty(0, 0, dtype=torch.bool)  # [held, columns] which columns of the cache are theirs
 
@@ -128,7 +166,7 @@ class CachedRunner:
         columns = torch.tensor([line + [0] * (width - len(line)) for line in own], device=device)
         lengths = torch.tensor([len(line) for line in own], device=device)
         rows = torch.tensor([row for row, _ in wanted], device=device)[:, None]
-        self.cache = DynamicCache()
+        self.cache = _roomy_cache()
         for layer, (keys, values, *_) in enumerate(self.tree):
             apart = (part.transpose(1, 2)[rows, columns].transpose(1, 2) for part in (keys, values))
             self.cache.update(*apart, layer)

@@ -1,0 +1,143 @@
+"""The ways of doing the same work that are compared: decoding and training with cllmfs and without it.
+
+Each contender is made once, with its model, and then called again and again. Knows the models; knows nothing of clocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForTokenClassification, AutoTokenizer
+
+from benchmarks.few_shot import token_classifier
+from benchmarks.speed import naive, workload
+from cllmfs.alignment import align, tokenize
+from cllmfs.batching import RowBuilder
+from cllmfs.config import Config
+from cllmfs.decoding import Request, decode
+from cllmfs.extraction import Extractor
+from cllmfs.model import Backbone, load_backbone
+from cllmfs.optimisation import Optimisation
+from cllmfs.schema import LabelSet
+from cllmfs.training import ShotBatches, prepare_shots
+
+RATE = 2e-3
+STEP_SENTENCES = 4
+
+
+def enlarged(backbone: Backbone, vocabulary: int) -> Backbone:
+    """The backbone with so many tokens: the new ones are never used, but cost whoever asks for all of them."""
+    if vocabulary > backbone.vocabulary:
+        backbone.model.resize_token_embeddings(vocabulary, mean_resizing=False)
+    return backbone
+
+
+class Recogniser:
+    """Decoding with cllmfs.
+
+    Args:
+        base: id or folder.
+        tree: share each sentence between the types; else a row each.
+        settings: ``section.name=value``, as ``--set`` takes them.
+        vocabulary: tokens the model is enlarged to; 0 leaves it as it is.
+    """
+
+    def __init__(self, base: str, tree: bool, settings: Sequence[str] = (), vocabulary: int = 0) -> None:
+        config = Config().with_settings([f"prompt.tree={'on' if tree else 'off'}", *settings])
+        self.extractor = Extractor(enlarged(load_backbone(base), vocabulary), config)
+
+    def predict(self, texts: Sequence[str], labels: Sequence[str]) -> list[naive.Found]:
+        """The spans of each text; no threshold, no confidence."""
+        documents = self.extractor.extract(texts, LabelSet(labels))
+        return [{span.key for span in document.spans} for document in documents]
+
+    def empty_share(self, texts: Sequence[str], labels: Sequence[str]) -> float:
+        """The share of questions answered by nothing, before spans of several types are set against each other."""
+        extractor = self.extractor
+        queries = extractor.queries(LabelSet(labels))
+        requests = [Request(tokenize(extractor.backbone.tokenizer, text), queries) for text in texts]
+        decoding = extractor.config.decode
+        found = decode(extractor.backbone, extractor.builder, requests, decoding, bidirectional=extractor.bidirectional)
+        answered = sum(len({span.label for span in spans}) for spans in found)
+        return 1 - answered / (len(texts) * len(labels))
+
+
+class TokenClassifier:
+    """An encoder with a linear BIO head; its head is not trained, which costs the same."""
+
+    def __init__(self, encoder: str | Path, labels: Sequence[str]) -> None:
+        names = ["O", *(f"{edge}-{label}" for label in labels for edge in "BI")]
+        model = AutoModelForTokenClassification.from_pretrained(encoder, num_labels=len(names))
+        nn.init.zeros_(model.classifier.weight)  # all is O: an untrained head would make spans of noise
+        self.tagger = token_classifier.Tagger(model.eval(), AutoTokenizer.from_pretrained(encoder), names)
+
+    def predict(self, texts: Sequence[str]) -> None:
+        """Tag the texts."""
+        token_classifier.predict(self.tagger, workload.as_tokens(texts))
+
+
+class Training:
+    """LoRA training with cllmfs, all types asked of every sentence.
+
+    Args:
+        base: id or folder.
+        labels: the types.
+        tree: share each sentence between the types; else a row each.
+        settings: ``section.name=value``.
+        vocabulary: as for :class:`Recogniser`.
+    """
+
+    def __init__(
+        self, base: str, labels: Sequence[str], tree: bool, settings: Sequence[str] = (), vocabulary: int = 0
+    ) -> None:
+        torch.manual_seed(0)
+        self.config = Config().with_settings(
+            [
+                f"train.learning_rate={RATE}",
+                f"train.batch_sentences={STEP_SENTENCES}",
+                "train.negatives=1000",
+                f"prompt.tree={'on' if tree else 'off'}",
+                *settings,
+            ]
+        )
+        backbone = enlarged(load_backbone(base), vocabulary)
+        self.extractor = Extractor(backbone, self.config)
+        backbone.attach_lora(self.config.lora)
+        builder = self.extractor.builder
+        shots = prepare_shots(workload.example_sentences(), backbone, builder, "word", backbone.max_positions // 2, 32)
+        self.batches = ShotBatches(shots, LabelSet(labels), backbone, builder, self.config)
+
+    def steps(self, count: int) -> None:
+        """So many optimiser steps, from the first."""
+        config, extractor = self.config, self.extractor
+        run = Optimisation(extractor.backbone, self.batches, count, config.loss, config.train, extractor.bidirectional)
+        for _ in run.steps():
+            pass
+
+
+class NaiveTraining:
+    """LoRA training with ``transformers.Trainer``: a row for each sentence and type, loss over the vocabulary."""
+
+    def __init__(self, base: str, labels: Sequence[str], vocabulary: int = 0) -> None:
+        torch.manual_seed(0)
+        self.backbone = enlarged(load_backbone(base), vocabulary)
+        self.backbone.attach_lora(Config().lora)
+        builder = RowBuilder(self.backbone.prompt, "type-first", tree=False)
+        sentences = []
+        for example in workload.example_sentences():
+            tokens = tokenize(self.backbone.tokenizer, example.text)
+            gold: dict[str, Any] = {}
+            for first, last, label in align(tokens, example.spans)[0]:
+                gold.setdefault(label, []).append((first, last))
+            automaton = builder.automaton(tokens)
+            sentences.append((tokens, {label: automaton.emittable(spans) for label, spans in gold.items()}))
+        self.types = len(labels)
+        self.rows = naive.PromptRows(builder, sentences, labels)
+
+    def steps(self, count: int) -> None:
+        """So many optimiser steps, from the first."""
+        naive.train(self.backbone, self.rows, STEP_SENTENCES * self.types, count, RATE)

@@ -1,0 +1,179 @@
+"""What one would write without this package: a prompt for each sentence and type, and the libraries' own loops.
+
+Decoding is Hugging Face ``generate()`` over padded batches with ``prefix_allowed_tokens_fn``, greedy, as published
+generative recognisers do it (GENRE, arXiv 2010.00904); training is ``transformers.Trainer`` with the loss over the
+whole vocabulary. The prompt is the method's own order, the type first (arXiv 2408.12834). The answers' language is that
+of cllmfs, so that both write the same kind of answer.
+
+Knows rows and transformers; knows nothing of clocks.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Trainer, TrainingArguments
+
+from cllmfs.alignment import TokenizedText, tokenize
+from cllmfs.automaton import SpanAutomaton, State
+from cllmfs.batching import IGNORE, Row, RowBuilder, TypeQuery
+from cllmfs.model import Backbone
+from cllmfs.prompts import verbalize
+
+Found = set[tuple[int, int, str]]  # start and end character, label
+
+
+class NaiveDecoder:
+    """One prompt for each sentence and type, decoded by ``generate()``.
+
+    Args:
+        backbone: the model, its tokenizer and its prompt.
+        batch_rows: prompts in a batch.
+    """
+
+    def __init__(self, backbone: Backbone, batch_rows: int) -> None:
+        self.backbone = backbone
+        self.batch_rows = batch_rows
+        self.builder = RowBuilder(backbone.prompt, "type-first", tree=False)
+
+    def predict(self, texts: Sequence[str], labels: Sequence[str]) -> list[Found]:
+        """The spans of each text."""
+        rows: list[Row] = []
+        queries = [TypeQuery(label, tuple(self.backbone.prompt.query(label))) for label in labels]
+        for number, text in enumerate(texts):
+            rows += self.builder.rows(tokenize(self.backbone.tokenizer, text), queries, number)
+        found: list[Found] = [set() for _ in texts]
+        for start in range(0, len(rows), self.batch_rows):
+            group = rows[start : start + self.batch_rows]
+            for row, answer in zip(group, self._answers(group), strict=True):
+                label = row.branches[0].label
+                automaton = self.builder.automaton(row.sentence)
+                ranges = (row.sentence.char_range(*span) for span in spans_of(automaton, answer))
+                found[row.index] |= {(first, last, label) for first, last in ranges}
+        return found
+
+    def _answers(self, rows: Sequence[Row]) -> list[list[int]]:
+        prompts = [row.branches[0].ids for row in rows]
+        width = max(map(len, prompts))
+        ids, mask = torch.zeros(len(rows), width, dtype=torch.long), torch.zeros(len(rows), width, dtype=torch.long)
+        for line, prompt in enumerate(prompts):  # generate() wants the padding on the left
+            ids[line, width - len(prompt) :] = torch.tensor(prompt)
+            mask[line, width - len(prompt) :] = 1
+        longest = max(len(row.sentence) for row in rows)
+        room = min(2 * longest + 1, self.backbone.max_positions - width)
+        with torch.inference_mode():
+            output = self.backbone.model.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                max_new_tokens=room,
+                do_sample=False,
+                eos_token_id=self.backbone.prompt.end_id,
+                pad_token_id=0,
+                prefix_allowed_tokens_fn=self._allowed([self.builder.automaton(row.sentence) for row in rows], width),
+            )
+        return [line[width:].tolist() for line in output]
+
+    def _allowed(self, automata: Sequence[SpanAutomaton], width: int) -> Callable[[int, Tensor], list[int]]:
+        """What each row may emit next; its state moves along with the tokens instead of being read anew each time."""
+        states = [State() for _ in automata]
+
+        def allowed(line: int, ids: Tensor) -> list[int]:
+            automaton, state = automata[line], states[line]
+            if len(ids) > width and not state.ended:
+                state = states[line] = automaton.advance(state, int(ids[-1]))
+            return list(automaton.choices(state)) or [automaton.end_id]
+
+        return allowed
+
+
+def spans_of(automaton: SpanAutomaton, answer: Sequence[int]) -> list[tuple[int, int]]:
+    """The (first, last) tokens that an answer names; what an unfinished one leaves open is dropped."""
+    state, spans = State(), []
+    for token in answer:
+        was_open = bool(state.candidates)
+        state = automaton.advance(state, token)
+        if was_open and not state.candidates:
+            spans.append(state.last)
+        if state.ended:
+            break
+    return spans
+
+
+def answer_ids(automaton: SpanAutomaton, spans: Sequence[tuple[int, int]]) -> list[int]:
+    """The tokens of an answer, its end included."""
+    return [token for token, _ in automaton.path(spans)]
+
+
+class PromptRows(torch.utils.data.Dataset[dict[str, Any]]):
+    """Sentences x types as rows of ids and labels, the prompt's labels ignored; in order, a sentence's types together.
+
+    Args:
+        builder: of type-first rows.
+        sentences: with the gold (first, last) tokens of each label.
+        labels: types asked of every sentence.
+    """
+
+    def __init__(
+        self,
+        builder: RowBuilder,
+        sentences: Sequence[tuple[TokenizedText, dict[str, Sequence[tuple[int, int]]]]],
+        labels: Sequence[str],
+    ) -> None:
+        self.rows: list[dict[str, Any]] = []
+        queries = [TypeQuery(label, tuple(builder.prompt.query(verbalize(label)))) for label in labels]
+        for sentence, gold in sentences:
+            automaton = builder.automaton(sentence)
+            for query, row in zip(queries, builder.rows(sentence, queries), strict=True):
+                prompt = list(row.branches[0].ids)
+                answer = answer_ids(automaton, gold.get(query.label, ()))
+                self.rows.append({"ids": prompt + answer, "labels": [IGNORE] * len(prompt) + answer})
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.rows[index]
+
+
+def padded(rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+    """Rows to a batch, padded on the right: ids, attention mask and labels of shape [R, T]."""
+    width = max(len(row["ids"]) for row in rows)
+    ids = torch.zeros(len(rows), width, dtype=torch.long)
+    mask, labels = torch.zeros_like(ids), torch.full_like(ids, IGNORE)
+    for line, row in enumerate(rows):
+        size = len(row["ids"])
+        ids[line, :size], mask[line, :size] = torch.tensor(row["ids"]), 1
+        labels[line, :size] = torch.tensor(row["labels"])
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
+class _InOrder(Trainer):
+    """Rows in order: a step holds all types of its sentences, as the steps of the other contenders do."""
+
+    def _get_train_sampler(self, *_: Any) -> Any:
+        return torch.utils.data.SequentialSampler(self.train_dataset)
+
+
+def train(backbone: Backbone, rows: PromptRows, batch_rows: int, steps: int, rate: float) -> None:
+    """Train the parameters that are not frozen; the loss runs over the whole vocabulary."""
+    with tempfile.TemporaryDirectory() as folder:
+        settings = TrainingArguments(
+            output_dir=folder,
+            per_device_train_batch_size=batch_rows,
+            max_steps=steps,
+            learning_rate=rate,
+            weight_decay=0.01,
+            max_grad_norm=1.0,
+            save_strategy="no",
+            logging_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+            dataloader_pin_memory=False,
+            remove_unused_columns=False,
+            use_cpu=backbone.device.type == "cpu",
+        )
+        _InOrder(model=backbone.model, args=settings, train_dataset=rows, data_collator=padded).train()

@@ -1,0 +1,123 @@
+"""What needs a process of its own: peak memory, the time from the start to the first answer, a stream of documents.
+
+    python -m benchmarks.speed.processes training trees 150000
+
+runs one piece of work and prints its peak as JSON; :func:`peak` calls such processes, :func:`start` others. Knows the
+contenders and processes.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.speed.measuring import peak_megabytes
+
+ROOT = Path(__file__).resolve().parents[2]
+TYPES, TOKENS, SENTENCES = 12, 24, 64
+
+_IMPORT = "import cllmfs"
+_PREDICT = "from cllmfs import EntityRecognizer as E; print(len(E().predict('The hub creaks.', labels=['part']).spans))"
+STARTS = {
+    "python alone": [sys.executable, "-c", "pass"],
+    "import cllmfs": [sys.executable, "-c", _IMPORT],
+    "cllmfs --help": [sys.executable, "-m", "cllmfs", "--help"],
+    "first prediction": [sys.executable, "-c", _PREDICT],
+}
+
+
+def peak(*case: str) -> dict[str, float]:
+    """Peak megabytes of a process that does a piece of work: once its model is loaded, and in all.
+
+    Raises:
+        RuntimeError: if the process fails.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.speed.processes", *case], cwd=ROOT, capture_output=True, text=True
+    )
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(case)} failed: {done.stderr.strip().splitlines()[-1]}")
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def start(command: Sequence[str]) -> Callable[[], None]:
+    """A piece of work: a command from its start to its end.
+
+    Raises:
+        RuntimeError: if the process fails, when the work is done.
+    """
+
+    def work() -> None:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(command)} failed: {done.stderr.strip().splitlines()[-1]}")
+
+    return work
+
+
+def _decoding(way: str, vocabulary: int) -> Callable[[], Any]:
+    from benchmarks.speed import workload
+    from benchmarks.speed.contenders import Recogniser, enlarged
+    from benchmarks.speed.naive import NaiveDecoder
+    from cllmfs.model import load_backbone
+
+    labels = workload.type_names(TYPES)
+    backbone = enlarged(load_backbone("cllmfs-mini"), vocabulary)
+    texts = workload.texts(backbone.tokenizer, TOKENS, SENTENCES, 0)
+    if way == "naive":
+        decoder = NaiveDecoder(backbone, 64)
+        return lambda: decoder.predict(texts, labels)
+    recogniser = Recogniser("cllmfs-mini", way == "trees", vocabulary=vocabulary)
+    return lambda: recogniser.predict(texts, labels)
+
+
+def _training(way: str, vocabulary: int) -> Callable[[], Any]:
+    from benchmarks.speed import workload
+    from benchmarks.speed.contenders import NaiveTraining, Training
+
+    labels = workload.type_names(TYPES)
+    if way == "naive":
+        return lambda: NaiveTraining("cllmfs-mini", labels, vocabulary).steps(3)
+    return lambda: Training("cllmfs-mini", labels, way == "trees", vocabulary=vocabulary).steps(3)
+
+
+def _stream(way: str, megabytes: int) -> Callable[[], Any]:
+    """``cllmfs predict`` over a JSONL file, with a tiny base: its memory is the question, not its speed."""
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    from benchmarks.speed import workload
+    from cllmfs.bases import base_folder
+    from cllmfs.cli import app
+
+    folder = Path(way)
+    tokenizer = AutoTokenizer.from_pretrained(base_folder("cllmfs-mini"))
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=1024, **sizes))
+    model.save_pretrained(folder / "base")
+    tokenizer.save_pretrained(folder / "base")
+    texts = workload.texts(tokenizer, 256, 64, 0)
+    with (folder / "texts.jsonl").open("w", encoding="utf-8") as file:
+        number = 0
+        while file.tell() < megabytes * 1e6:
+            file.write(json.dumps({"text": f"{number}: {texts[number % len(texts)]}"}) + "\n")
+            number += 1
+    paths = ["--input", str(folder / "texts.jsonl"), "--output", str(folder / "spans.jsonl")]
+    return lambda: app(["predict", str(folder / "base"), *paths, "--label", "part"], standalone_mode=False)
+
+
+def main() -> None:
+    kind, way, size = sys.argv[1:]
+    work = {"decoding": _decoding, "training": _training, "stream": _stream}[kind](way, int(size))
+    loaded, began = peak_megabytes(), time.perf_counter()
+    work()
+    print(json.dumps({"loaded": loaded, "peak": peak_megabytes(), "seconds": time.perf_counter() - began}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""What the work must cost: floating-point operations of a pass, and the rate at which this machine multiplies matrices.
+
+The floor of a pass is its operations at the rate that plain matrix products of the model's own shapes reach in the same
+run. What a pass needs beyond them (normalisation, copies, Python) is not in it: it is what can be won.
+
+Operations are counted by ``torch.utils.flop_counter`` as they are run; a multiplication and an addition are two.
+Knows torch; knows nothing of spans.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def operations(work: Callable[[], Any]) -> int:
+    """Floating-point operations of matrix products and attention while ``work`` runs."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return int(counter.get_total_flops())
+
+
+def products(rows: int, width: int, inner: int, count: int) -> Callable[[], float]:
+    """A piece of work: ``count`` products of [rows, width] with [width, inner] in fp32; it returns their FLOP/s."""
+    left, right = torch.randn(rows, width), torch.randn(width, inner)
+    out = torch.empty(rows, inner)
+
+    def work() -> float:
+        began = time.perf_counter()
+        for _ in range(count):
+            torch.mm(left, right, out=out)
+        return 2 * rows * width * inner * count / (time.perf_counter() - began)
+
+    return work
+
+
+def copies(megabytes: int, count: int) -> Callable[[], float]:
+    """A piece of work: ``count`` copies of so much memory; it returns bytes read and written a second."""
+    source = torch.ones(megabytes * 250_000)
+    target = torch.empty_like(source)
+
+    def work() -> float:
+        began = time.perf_counter()
+        for _ in range(count):
+            target.copy_(source)
+        return 2 * megabytes * 1e6 * count / (time.perf_counter() - began)
+
+    return work

@@ -1,0 +1,258 @@
+"""Measures speed and memory: cllmfs with trees, with separate rows, the naive way, and encoders.
+
+    python benchmarks/speed/run.py --encoder DIR --output benchmarks/speed/results.json
+
+Every cell is measured by itself, all its contenders in turn in one process, and written at once; cells in the file are
+skipped, so a stopped job goes on where it was. ``report.py`` makes the tables and the pictures of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+# Run as a script, Python puts this folder first on the path.
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+import torch
+from transformers.utils import logging as transformers_logging
+
+from benchmarks.few_shot.results import write_content
+from benchmarks.speed import workload
+from benchmarks.speed.contenders import (
+    STEP_SENTENCES,
+    NaiveTraining,
+    Recogniser,
+    TokenClassifier,
+    Training,
+    enlarged,
+)
+from benchmarks.speed.measuring import in_turn, machine
+from benchmarks.speed.naive import NaiveDecoder, padded
+from benchmarks.speed.peers import Peer
+from benchmarks.speed.processes import STARTS, peak, start
+from benchmarks.speed.roofline import copies, operations, products
+from cllmfs.model import load_backbone
+
+HERE = Path(__file__).parent
+TREES, ROWS, NAIVE, CLASSIFIER = "trees", "separate rows", "naive", "token classifier"
+
+Config = Mapping[str, Any]
+Cell = tuple[str, Callable[[], dict[str, Any]]]  # its name in the results, and what measures it
+
+
+def record(seconds: Mapping[str, Sequence[float]], amount: int, unit: str) -> dict[str, Any]:
+    """What is kept of a cell: every repetition's seconds, and the median rate of each contender."""
+    rates = {name: amount / statistics.median(times) for name, times in seconds.items()}
+    return {
+        "seconds": {name: [round(one, 4) for one in times] for name, times in seconds.items()},
+        unit: amount,
+        f"{unit}_per_second": {name: round(rate, 3) for name, rate in rates.items()},
+    }
+
+
+@dataclass(frozen=True)
+class Others:
+    """The encoders that are compared.
+
+    Attributes:
+        encoder: folder of the encoder that all of them stand on.
+        peers: the Python of each peer's environment.
+    """
+
+    encoder: str
+    peers: Mapping[str, str]
+
+
+def decoding(
+    config: Config, others: Others, types: int, tokens: int, naive: bool, vocabulary: int = 0
+) -> dict[str, Any]:
+    """One cell of decoding, all contenders; how many spans of the trees the separate rows find is noted."""
+    base, labels = config["base"], workload.type_names(types)
+    trees, rows = (Recogniser(base, tree, vocabulary=vocabulary) for tree in (True, False))
+    texts = workload.texts(trees.extractor.backbone.tokenizer, tokens, config["sentences"], config["seed"])
+    contenders: dict[str, Callable[[], Any]] = {
+        TREES: partial(trees.predict, texts, labels),
+        ROWS: partial(rows.predict, texts, labels),
+        CLASSIFIER: partial(TokenClassifier(others.encoder, labels).predict, texts),
+    }
+    peers = {name: Peer(python, name, others.encoder, labels, texts) for name, python in others.peers.items()}
+    if naive:
+        backbone = enlarged(load_backbone(base), vocabulary)
+        contenders[NAIVE] = partial(NaiveDecoder(backbone, config["naive_batch"]).predict, texts, labels)
+    found, apart = trees.predict(texts, labels), rows.predict(texts, labels)
+    same = sum(len(one & other) for one, other in zip(found, apart, strict=True))
+    made = record(in_turn({**contenders, **peers}, config["repetitions"]), len(texts), "sentences")
+    for peer in peers.values():
+        peer.close()
+    return made | {"spans": sum(map(len, found)), "same_spans": same}
+
+
+def batch_size(config: Config, sizes: Sequence[int]) -> dict[str, Any]:
+    """Trees with several limits to the tokens of a batch."""
+    labels = workload.type_names(config["types"])
+    made = {str(size): Recogniser(config["base"], True, [f"decode.batch_tokens={size}"]) for size in sizes}
+    tokenizer = next(iter(made.values())).extractor.backbone.tokenizer
+    texts = workload.texts(tokenizer, config["tokens"], 4 * config["sentences"], config["seed"])
+    contenders = {name: partial(one.predict, texts, labels) for name, one in made.items()}
+    return record(in_turn(contenders, config["repetitions"]), len(texts), "sentences")
+
+
+def empty_answers(config: Config, biases: Sequence[float]) -> dict[str, Any]:
+    """Trees, the share of empty answers moved by a bias on ending."""
+    labels = workload.type_names(config["types"])
+    made = {str(bias): Recogniser(config["base"], True, [f"decode.end_bias={bias}"]) for bias in biases}
+    tokenizer = next(iter(made.values())).extractor.backbone.tokenizer
+    texts = workload.texts(tokenizer, config["tokens"], config["sentences"], config["seed"])
+    shares = {name: round(one.empty_share(texts, labels), 4) for name, one in made.items()}
+    contenders = {name: partial(one.predict, texts, labels) for name, one in made.items()}
+    return record(in_turn(contenders, config["repetitions"]), len(texts), "sentences") | {"empty_share": shares}
+
+
+def floors(config: Config) -> dict[str, Any]:
+    """A prediction and a training step on trees beside plain products of the model's shapes, in one run."""
+    trees = Recogniser(config["base"], True)
+    labels, width = workload.type_names(config["types"]), trees.extractor.backbone.width
+    texts = workload.texts(trees.extractor.backbone.tokenizer, config["tokens"], config["sentences"], config["seed"])
+    learner = Training(config["base"], training_labels(config["types"]), True)
+    work: dict[str, Callable[[], Any]] = {
+        "prediction": partial(trees.predict, texts, labels),
+        "training": partial(learner.steps, config["steps"]),
+    }
+    counted = {name: operations(one) for name, one in work.items()}
+    rates: dict[str, list[float]] = {"products": [], "copies": []}
+    multiply, copy = products(2048, width, 4 * width, 40), copies(64, 20)
+    work["products"], work["copies"] = (
+        lambda: rates["products"].append(multiply()),
+        lambda: rates["copies"].append(copy()),
+    )
+    seconds = in_turn(work, config["repetitions"])
+    found: dict[str, Any] = {
+        "flops_per_second": round(statistics.median(rates["products"])),
+        "bytes_per_second": round(statistics.median(rates["copies"])),
+    }
+    for name, count in counted.items():
+        measured = statistics.median(seconds[name])
+        floor = count / found["flops_per_second"]
+        found[name] = {"flops": count, "seconds": round(measured, 4), "floor": round(floor, 4)}
+    return found | {"sentences": {"prediction": len(texts), "training": STEP_SENTENCES * config["steps"]}}
+
+
+def training(config: Config, vocabulary: int = 0) -> dict[str, Any]:
+    """Training steps of trees, separate rows and the naive way."""
+    labels, steps = training_labels(config["types"]), config["steps"]
+    contenders = {
+        TREES: Training(config["base"], labels, True, vocabulary=vocabulary),
+        ROWS: Training(config["base"], labels, False, vocabulary=vocabulary),
+        NAIVE: NaiveTraining(config["base"], labels, vocabulary=vocabulary),
+    }
+    seconds = in_turn({name: partial(one.steps, steps) for name, one in contenders.items()}, config["repetitions"])
+    return record(seconds, STEP_SENTENCES * steps, "sentences")
+
+
+def objectives(config: Config) -> dict[str, Any]:
+    """Training steps on trees with several objectives."""
+    labels, steps = training_labels(config["types"]), config["steps"]
+    made = {name: Training(config["base"], labels, True, settings) for name, settings in config["objectives"].items()}
+    seconds = in_turn({name: partial(one.steps, steps) for name, one in made.items()}, config["repetitions"])
+    return record(seconds, STEP_SENTENCES * steps, "sentences")
+
+
+def memory(config: Config) -> dict[str, Any]:
+    """Peak memory of processes: the ways of decoding and training, and a stream of documents."""
+    found: dict[str, Any] = {}
+    for work in ("decoding", "training"):
+        for way in (TREES, ROWS, NAIVE):
+            for size in config["axes"]["vocabulary"]:
+                found[f"{work}, {way}, vocabulary {size}"] = peak(work, way, str(size))
+    for megabytes in (config["stream_megabytes"] // 10, config["stream_megabytes"]):
+        with tempfile.TemporaryDirectory() as folder:
+            found[f"stream of {megabytes} MB"] = peak("stream", folder, str(megabytes))
+    return found
+
+
+def logits(config: Config) -> dict[str, Any]:
+    """Megabytes of a training step's logits at the largest vocabulary: of the restricted loss, and of the whole."""
+    labels, vocabulary = training_labels(config["types"]), max(config["axes"]["vocabulary"])
+    trees = Training(config["base"], labels, True).batches(0)
+    naive = NaiveTraining(config["base"], labels)
+    rows = [naive.rows[index] for index in range(STEP_SENTENCES * naive.types)]
+    return {
+        "restricted": round(sum(batch.allowed.numel() for batch in trees) * 4 / 1e6, 3),
+        "whole": round(padded(rows)["input_ids"].numel() * vocabulary * 4 / 1e6, 3),
+    }
+
+
+def starts(config: Config) -> dict[str, Any]:
+    """Seconds from the start of a process to its end."""
+    seconds = in_turn({name: start(command) for name, command in STARTS.items()}, config["repetitions"])
+    return {name: round(statistics.median(times), 3) for name, times in seconds.items()}
+
+
+def training_labels(count: int) -> list[str]:
+    """The example's types first, then others."""
+    own = sorted({label for example in workload.example_sentences() for label in example.labels})
+    others = (name for name in workload.type_names(count) if name not in own)
+    return [*own, *others][:count]
+
+
+def cells(config: Config, others: Others) -> Iterator[Cell]:
+    """All cells in the order in which they are measured."""
+    axes = config["axes"]
+    for types in axes["types"]:
+        naive = types <= config["naive_most_types"]
+        yield f"decoding, {types} types", partial(decoding, config, others, types, config["tokens"], naive)
+    for tokens in axes["tokens"]:
+        naive = tokens <= config["naive_most_tokens"]
+        yield f"decoding, {tokens} tokens", partial(decoding, config, others, config["types"], tokens, naive)
+    for size in axes["vocabulary"]:
+        alone = Others(others.encoder, {})  # the peers have no such vocabulary
+        measured = partial(decoding, config, alone, config["types"], config["tokens"], True, size)
+        yield f"decoding, vocabulary {size}", measured
+        yield f"training, vocabulary {size}", partial(training, config, size)
+    yield "decoding, tokens in a batch", partial(batch_size, config, axes["batch_tokens"])
+    yield "decoding, empty answers", partial(empty_answers, config, axes["end_bias"])
+    yield "training, objectives", partial(objectives, config)
+    yield "floors", partial(floors, config)
+    yield "logits", partial(logits, config)
+    yield "starts", partial(starts, config)
+    yield "memory", partial(memory, config)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, default=HERE / "config.toml")
+    parser.add_argument("--encoder", required=True, help="folder of the encoder that the other systems stand on")
+    parser.add_argument("--span-marker", metavar="PYTHON", help="of SpanMarker's environment; left out if not given")
+    parser.add_argument("--spacy", metavar="PYTHON", help="of spaCy's environment; left out if not given")
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--threads", type=int, default=0, help="of torch; 0 leaves it to torch")
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    config = tomllib.loads(arguments.config.read_text(encoding="utf-8"))
+    content = json.loads(arguments.output.read_text()) if arguments.output.is_file() else {"cells": {}}
+    content |= {"machine": machine(), "config": config}
+    pythons = {"span-marker": arguments.span_marker, "spacy": arguments.spacy}
+    others = Others(arguments.encoder, {name: python for name, python in pythons.items() if python})
+    for name, measure in cells(config, others):
+        if name not in content["cells"]:
+            content["cells"][name] = measure()
+            write_content(arguments.output, content)
+        print(name, json.dumps(content["cells"][name]), flush=True)
+
+
+if __name__ == "__main__":
+    main()
