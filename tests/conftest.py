@@ -167,7 +167,7 @@ def requests_of(backbone: Backbone, examples: Any = EXAMPLES) -> list[Request]:
 
 def save_base(folder: Path, model: Any, tokenizer: Any) -> Path:
     """A base on disk with the short template; returns the folder."""
-    from cllmfs.model import PROMPT_FILE
+    from cllmfs.loading import PROMPT_FILE
 
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

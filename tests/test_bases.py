@@ -12,7 +12,7 @@ from conftest import tiny_model
 import cllmfs.bases
 from cllmfs.bases import MINI, MINI_HASH, base_folder, check_mini, fingerprint
 from cllmfs.errors import ModelError
-from cllmfs.model import load_backbone
+from cllmfs.loading import load_backbone
 
 
 @pytest.fixture(autouse=True)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import EXAMPLES, requests_of, rows_of, tiny_backbone
+from conftest import EXAMPLES, own_byte_tokenizer, requests_of, rows_of, tiny_backbone
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.gpu import run as gpu
 from benchmarks.speed import measuring, report, workload
 from benchmarks.speed.naive import NaiveDecoder, PromptRows, answer_ids, padded, spans_of
 from benchmarks.speed.roofline import operations
@@ -191,3 +193,22 @@ def test_the_page_shows_all_that_was_measured(tmp_path: Path) -> None:
     assert (tmp_path / "speed.png").read_bytes().startswith(b"\x89PNG")
     bare = report.markdown({**made, "cells": {}})
     assert "##" not in bare and "![" not in bare
+
+
+# on a GPU
+
+
+def test_the_gpu_script_runs_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own_byte_tokenizer().save_pretrained(tmp_path / "tokenizer")
+    small = ["--types", "2", "--axis", "1", "2", "--sentences", "2", "--steps", "1", "--repetitions", "1"]
+    paths = ["--tokenizer", str(tmp_path / "tokenizer"), "--output", str(tmp_path / "results.json")]
+    monkeypatch.setattr(sys, "argv", ["run.py", "--shape", "tiny", *small, *paths])
+    gpu.main()
+    found = json.loads((tmp_path / "results.json").read_text())["tiny"]
+    assert found["weights"] > 2e6 and found["matrix_flops_per_second"] > 0
+    assert found["decoding"].keys() == {"1", "2"}
+    kept, anew = (found[f"training, trees, activations anew {wish}"] for wish in ("off", "on"))
+    assert kept["tokens_per_second"] > 0 and found["training, naive"]["sentences_per_second"] > 0
+    # computed anew, a pass forward is run twice: once and a half of two passes
+    work = [made["flops_per_second"] / made["tokens_per_second"] for made in (kept, anew)]
+    assert 1.2 < work[1] / work[0] < 1.8

@@ -19,6 +19,7 @@ from cllmfs.config import (
     DecodeConfig,
     LoraConfig,
     LossConfig,
+    ModelConfig,
     PromptConfig,
     TrainConfig,
 )
@@ -98,6 +99,7 @@ def test_every_setting_is_explained_and_in_its_range(section: str, spec: datacla
 def test_sections_are_the_configs_fields() -> None:
     assert [spec.name for spec in dataclasses.fields(Config)] == list(SECTIONS)
     kinds = {
+        "model": ModelConfig,
         "prompt": PromptConfig,
         "lora": LoraConfig,
         "loss": LossConfig,
@@ -157,7 +159,7 @@ def test_every_setting_can_be_given_on_the_command_line(config: Config) -> None:
 SET_ERRORS = [
     ("train.steps", "--set takes section.name=value, got 'train.steps'"),
     ("steps=3", "--set takes section.name=value, got 'steps=3'"),
-    ("trian.steps=3", "--set: unknown section 'trian'; there are prompt, lora, loss, train, decode, calibrate"),
+    ("trian.steps=3", "--set: unknown section 'trian'; there are model, prompt, lora, loss, train, decode, calibrate"),
     ("lora.ranks=3", f"--set: unknown setting lora.ranks; [lora] has {NAMES['lora']}"),
     ("train.steps=many", "train.steps must be a whole number, got 'many'"),
     ("train.steps=1.5", "train.steps must be a whole number, got '1.5'"),
@@ -183,7 +185,7 @@ def test_what_the_command_line_may_not_say(assignment: str, message: str) -> Non
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"model": {}}, "config: unknown section [model]; there are prompt, lora, loss, train, decode, calibrate"),
+        ({"base": {}}, "config: unknown section [base]; there are model, prompt, lora, loss, train, decode, calibrate"),
         ({"train": 3}, "config: [train] must be a table of settings, got 3"),
         ({"prompt": {"ordre": 1}}, f"config: unknown setting prompt.ordre; [prompt] has {NAMES['prompt']}"),
         ({"train": {"steps": 2.0}}, "train.steps must be a whole number, got 2.0"),
@@ -236,5 +238,5 @@ def test_a_file_is_named_in_its_errors(tmp_path: Path) -> None:
     path.write_text("[tarin]\n", encoding="utf-8")
     with pytest.raises(ConfigError) as caught:
         Config.from_toml(path)
-    sections = "prompt, lora, loss, train, decode, calibrate"
+    sections = "model, prompt, lora, loss, train, decode, calibrate"
     assert str(caught.value) == f"{path}: unknown section [tarin]; there are {sections}"

@@ -31,7 +31,8 @@ from cllmfs.config import Config, DecodeConfig, LossConfig
 from cllmfs.decoding import Request, decode
 from cllmfs.errors import ModelError
 from cllmfs.extraction import Extractor
-from cllmfs.model import PROMPT_FILE, Backbone, load_backbone
+from cllmfs.loading import PROMPT_FILE, load_backbone
+from cllmfs.model import Backbone
 from cllmfs.objective import batch_loss
 from cllmfs.prompts import PromptTemplate
 from cllmfs.runners import VoteSettings

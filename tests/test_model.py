@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,19 @@ from conftest import (
     family_tokenizer,
     fresh_backbone,
     own_byte_tokenizer,
+    rows_of,
     save_base,
     tiny_backbone,
     tiny_model,
 )
 
 from cllmfs.alignment import tokenize
-from cllmfs.config import LoraConfig
+from cllmfs.batching import RowBuilder, collate
+from cllmfs.config import LoraConfig, LossConfig
 from cllmfs.errors import ModelError
-from cllmfs.model import PROMPT_FILE, Backbone, load_backbone
+from cllmfs.loading import PROMPT_FILE, load_backbone
+from cllmfs.model import Backbone
+from cllmfs.objective import batch_loss
 
 IDS = torch.tensor([[40, 70, 50, 20, 80], [33, 44, 55, 66, 77]])
 REAL = torch.ones_like(IDS, dtype=torch.bool)
@@ -41,7 +46,7 @@ def test_load(tiny_base: Path) -> None:
     assert [backbone.layer_index(share) for share in (0.0, 0.5, 0.8, 1.0)] == [1, 1, 2, 2]
     original = tiny_backbone("llama").forward(IDS, REAL, None).last
     torch.testing.assert_close(backbone.forward(IDS, REAL, None).last, original)
-    half = load_backbone(str(tiny_base), device="cpu", dtype=torch.bfloat16)
+    half = load_backbone(str(tiny_base), device="cpu", weights="bf16")
     assert half.model.dtype == torch.bfloat16 and half.takes_trees() and backbone.takes_trees()
 
 
@@ -335,3 +340,68 @@ def test_special_tokens_that_the_template_names_are_tokens() -> None:
     template = type(SHORT_TEMPLATE).from_dict(json.loads(json.dumps(values)))
     backbone = Backbone("x", tiny_model("llama", len(tokenizer)), tokenizer, template)
     assert backbone.prompt.before == [0] and backbone.prompt.end_id == 1
+
+
+# memory for large bases
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "bert"])
+def test_activations_computed_anew_give_the_same_gradients(architecture: str) -> None:
+    backbone = fresh_backbone(architecture)
+    backbone.attach_lora(LoraConfig(rank=2))
+    batch = collate(rows_of(backbone, RowBuilder(backbone.prompt, "sentence-first", tree=True)))
+    found = []
+    for wish, kept in (("off", False), ("on", True), ("auto", False)):  # a tiny model keeps its activations
+        backbone.checkpoint_activations(wish)
+        assert backbone.model.is_gradient_checkpointing == kept
+        backbone.model.train()
+        backbone.model.zero_grad(set_to_none=True)
+        batch_loss(backbone, batch, LossConfig(adversarial="fgm"), False).total.backward()
+        backbone.model.eval()
+        found.append({name: p.grad.clone() for name, p in backbone.model.named_parameters() if p.grad is not None})
+    assert found[0] and any(gradient.abs().max() > 1e-4 for gradient in found[0].values())
+    for other in found[1:]:
+        assert other.keys() == found[0].keys()
+        for name, gradient in other.items():
+            torch.testing.assert_close(gradient, found[0][name], rtol=1e-4, atol=1e-6)
+
+
+def test_a_model_that_must_keep_its_activations(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = fresh_backbone("llama")
+    monkeypatch.setattr(type(backbone.model), "supports_gradient_checkpointing", False)
+    monkeypatch.setattr("cllmfs.model._LARGE", 1)
+    backbone.checkpoint_activations("auto")
+    with pytest.raises(ModelError, match=r"set train\.activation_checkpointing=auto"):
+        backbone.checkpoint_activations("on")
+    assert not backbone.model.is_gradient_checkpointing
+
+
+def test_four_bits_need_bitsandbytes(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(ModelError, match=r"pip install 'cllmfs\[qlora\]'"):
+        load_backbone(str(tiny_base), device="cpu", weights="nf4")
+
+
+def test_a_base_in_four_bits_learns(tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    tokenizer = own_byte_tokenizer()
+    wide = {"hidden_size": 64, "intermediate_size": 128, "head_dim": 16}
+    folder = save_base(tmp_path / "base", tiny_model("llama", len(tokenizer), **wide), tokenizer)
+    whole, rounded = (load_backbone(str(folder), device="cpu", weights=weights) for weights in ("fp32", "nf4"))
+    kinds = {type(module).__name__ for module in rounded.model.modules()}
+    assert "Linear4bit" in kinds and rounded.takes_trees()
+    states = [backbone.forward(IDS, REAL, None).last for backbone in (whole, rounded)]
+    likeness = torch.nn.functional.cosine_similarity(*states, dim=-1).mean().item()
+    assert 0.9 < likeness < 0.9999, "rounded, and still the same model"
+    rounded.attach_lora(LoraConfig(rank=4))
+    batch = collate(rows_of(rounded, RowBuilder(rounded.prompt, "sentence-first", tree=True)))
+    optimizer = torch.optim.AdamW([p for p in rounded.model.parameters() if p.requires_grad], lr=1e-2)
+    losses = []
+    for _ in range(12):
+        total = batch_loss(rounded, batch, LossConfig(), False).total
+        losses.append(total.item())
+        total.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert losses[-1] < 0.7 * losses[0]

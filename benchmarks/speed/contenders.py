@@ -20,7 +20,8 @@ from cllmfs.batching import RowBuilder
 from cllmfs.config import Config
 from cllmfs.decoding import Request, decode
 from cllmfs.extraction import Extractor
-from cllmfs.model import Backbone, load_backbone
+from cllmfs.loading import load_backbone
+from cllmfs.model import Backbone
 from cllmfs.optimisation import Optimisation
 from cllmfs.schema import LabelSet
 from cllmfs.training import ShotBatches, prepare_shots
@@ -29,8 +30,9 @@ RATE = 2e-3
 STEP_SENTENCES = 4
 
 
-def enlarged(backbone: Backbone, vocabulary: int) -> Backbone:
-    """The backbone with so many tokens: the new ones are never used, but cost whoever asks for all of them."""
+def loaded(base: str, vocabulary: int = 0) -> Backbone:
+    """A base with at least so many tokens: added ones are never used, but cost whoever asks for all of them."""
+    backbone = load_backbone(base)
     if vocabulary > backbone.vocabulary:
         backbone.model.resize_token_embeddings(vocabulary, mean_resizing=False)
     return backbone
@@ -40,15 +42,14 @@ class Recogniser:
     """Decoding with cllmfs.
 
     Args:
-        base: id or folder.
+        backbone: the model.
         tree: share each sentence between the types; else a row each.
         settings: ``section.name=value``, as ``--set`` takes them.
-        vocabulary: tokens the model is enlarged to; 0 leaves it as it is.
     """
 
-    def __init__(self, base: str, tree: bool, settings: Sequence[str] = (), vocabulary: int = 0) -> None:
+    def __init__(self, backbone: Backbone, tree: bool, settings: Sequence[str] = ()) -> None:
         config = Config().with_settings([f"prompt.tree={'on' if tree else 'off'}", *settings])
-        self.extractor = Extractor(enlarged(load_backbone(base), vocabulary), config)
+        self.extractor = Extractor(backbone, config)
 
     def predict(self, texts: Sequence[str], labels: Sequence[str]) -> list[naive.Found]:
         """The spans of each text; no threshold, no confidence."""
@@ -84,16 +85,13 @@ class Training:
     """LoRA training with cllmfs, all types asked of every sentence.
 
     Args:
-        base: id or folder.
+        backbone: the model, without an adapter.
         labels: the types.
         tree: share each sentence between the types; else a row each.
         settings: ``section.name=value``.
-        vocabulary: as for :class:`Recogniser`.
     """
 
-    def __init__(
-        self, base: str, labels: Sequence[str], tree: bool, settings: Sequence[str] = (), vocabulary: int = 0
-    ) -> None:
+    def __init__(self, backbone: Backbone, labels: Sequence[str], tree: bool, settings: Sequence[str] = ()) -> None:
         torch.manual_seed(0)
         self.config = Config().with_settings(
             [
@@ -104,27 +102,26 @@ class Training:
                 *settings,
             ]
         )
-        backbone = enlarged(load_backbone(base), vocabulary)
         self.extractor = Extractor(backbone, self.config)
         backbone.attach_lora(self.config.lora)
         builder = self.extractor.builder
-        shots = prepare_shots(workload.example_sentences(), backbone, builder, "word", backbone.max_positions // 2, 32)
+        window = self.extractor.window(LabelSet(labels))
+        shots = prepare_shots(workload.example_sentences(), backbone, builder, "word", window, 32)
         self.batches = ShotBatches(shots, LabelSet(labels), backbone, builder, self.config)
 
-    def steps(self, count: int) -> None:
-        """So many optimiser steps, from the first."""
+    def steps(self, count: int) -> int:
+        """So many optimiser steps, from the first; returns the tokens that were read."""
         config, extractor = self.config, self.extractor
         run = Optimisation(extractor.backbone, self.batches, count, config.loss, config.train, extractor.bidirectional)
-        for _ in run.steps():
-            pass
+        return sum(step.tokens for step in run.steps())
 
 
 class NaiveTraining:
     """LoRA training with ``transformers.Trainer``: a row for each sentence and type, loss over the vocabulary."""
 
-    def __init__(self, base: str, labels: Sequence[str], vocabulary: int = 0) -> None:
+    def __init__(self, backbone: Backbone, labels: Sequence[str]) -> None:
         torch.manual_seed(0)
-        self.backbone = enlarged(load_backbone(base), vocabulary)
+        self.backbone = backbone
         self.backbone.attach_lora(Config().lora)
         builder = RowBuilder(self.backbone.prompt, "type-first", tree=False)
         sentences = []

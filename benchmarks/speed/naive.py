@@ -67,8 +67,8 @@ class NaiveDecoder:
         room = min(2 * longest + 1, self.backbone.max_positions - width)
         with torch.inference_mode():
             output = self.backbone.model.generate(
-                input_ids=ids,
-                attention_mask=mask,
+                input_ids=ids.to(self.backbone.device),
+                attention_mask=mask.to(self.backbone.device),
                 max_new_tokens=room,
                 do_sample=False,
                 eos_token_id=self.backbone.prompt.end_id,

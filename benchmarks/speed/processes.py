@@ -63,28 +63,27 @@ def start(command: Sequence[str]) -> Callable[[], None]:
 
 def _decoding(way: str, vocabulary: int) -> Callable[[], Any]:
     from benchmarks.speed import workload
-    from benchmarks.speed.contenders import Recogniser, enlarged
+    from benchmarks.speed.contenders import Recogniser, loaded
     from benchmarks.speed.naive import NaiveDecoder
-    from cllmfs.model import load_backbone
 
     labels = workload.type_names(TYPES)
-    backbone = enlarged(load_backbone("cllmfs-mini"), vocabulary)
+    backbone = loaded("cllmfs-mini", vocabulary)
     texts = workload.texts(backbone.tokenizer, TOKENS, SENTENCES, 0)
     if way == "naive":
         decoder = NaiveDecoder(backbone, 64)
         return lambda: decoder.predict(texts, labels)
-    recogniser = Recogniser("cllmfs-mini", way == "trees", vocabulary=vocabulary)
+    recogniser = Recogniser(backbone, way == "trees")
     return lambda: recogniser.predict(texts, labels)
 
 
 def _training(way: str, vocabulary: int) -> Callable[[], Any]:
     from benchmarks.speed import workload
-    from benchmarks.speed.contenders import NaiveTraining, Training
+    from benchmarks.speed.contenders import NaiveTraining, Training, loaded
 
     labels = workload.type_names(TYPES)
     if way == "naive":
-        return lambda: NaiveTraining("cllmfs-mini", labels, vocabulary).steps(3)
-    return lambda: Training("cllmfs-mini", labels, way == "trees", vocabulary=vocabulary).steps(3)
+        return lambda: NaiveTraining(loaded("cllmfs-mini", vocabulary), labels).steps(3)
+    return lambda: Training(loaded("cllmfs-mini", vocabulary), labels, way == "trees").steps(3)
 
 
 def _stream(way: str, megabytes: int) -> Callable[[], Any]:

@@ -24,15 +24,24 @@ def operations(work: Callable[[], Any]) -> int:
     return int(counter.get_total_flops())
 
 
-def products(rows: int, width: int, inner: int, count: int) -> Callable[[], float]:
-    """A piece of work: ``count`` products of [rows, width] with [width, inner] in fp32; it returns their FLOP/s."""
-    left, right = torch.randn(rows, width), torch.randn(width, inner)
-    out = torch.empty(rows, inner)
+def products(
+    rows: int,
+    width: int,
+    inner: int,
+    count: int,
+    device: torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Callable[[], float]:
+    """A piece of work: ``count`` products of [rows, width] with [width, inner]; it returns their FLOP/s."""
+    left, right = (torch.randn(shape, device=device, dtype=dtype) for shape in ((rows, width), (width, inner)))
+    out = torch.empty(rows, inner, device=device, dtype=dtype)
 
     def work() -> float:
         began = time.perf_counter()
         for _ in range(count):
             torch.mm(left, right, out=out)
+        if out.is_cuda:
+            torch.cuda.synchronize(out.device)
         return 2 * rows * width * inner * count / (time.perf_counter() - began)
 
     return work

@@ -35,14 +35,13 @@ from benchmarks.speed.contenders import (
     Recogniser,
     TokenClassifier,
     Training,
-    enlarged,
+    loaded,
 )
 from benchmarks.speed.measuring import in_turn, machine
 from benchmarks.speed.naive import NaiveDecoder, padded
 from benchmarks.speed.peers import Peer
 from benchmarks.speed.processes import STARTS, peak, start
 from benchmarks.speed.roofline import copies, operations, products
-from cllmfs.model import load_backbone
 
 HERE = Path(__file__).parent
 TREES, ROWS, NAIVE, CLASSIFIER = "trees", "separate rows", "naive", "token classifier"
@@ -79,7 +78,7 @@ def decoding(
 ) -> dict[str, Any]:
     """One cell of decoding, all contenders; how many spans of the trees the separate rows find is noted."""
     base, labels = config["base"], workload.type_names(types)
-    trees, rows = (Recogniser(base, tree, vocabulary=vocabulary) for tree in (True, False))
+    trees, rows = (Recogniser(loaded(base, vocabulary), tree) for tree in (True, False))
     texts = workload.texts(trees.extractor.backbone.tokenizer, tokens, config["sentences"], config["seed"])
     contenders: dict[str, Callable[[], Any]] = {
         TREES: partial(trees.predict, texts, labels),
@@ -88,8 +87,8 @@ def decoding(
     }
     peers = {name: Peer(python, name, others.encoder, labels, texts) for name, python in others.peers.items()}
     if naive:
-        backbone = enlarged(load_backbone(base), vocabulary)
-        contenders[NAIVE] = partial(NaiveDecoder(backbone, config["naive_batch"]).predict, texts, labels)
+        decoder = NaiveDecoder(loaded(base, vocabulary), config["naive_batch"])
+        contenders[NAIVE] = partial(decoder.predict, texts, labels)
     found, apart = trees.predict(texts, labels), rows.predict(texts, labels)
     same = sum(len(one & other) for one, other in zip(found, apart, strict=True))
     made = record(in_turn({**contenders, **peers}, config["repetitions"]), len(texts), "sentences")
@@ -101,7 +100,7 @@ def decoding(
 def batch_size(config: Config, sizes: Sequence[int]) -> dict[str, Any]:
     """Trees with several limits to the tokens of a batch."""
     labels = workload.type_names(config["types"])
-    made = {str(size): Recogniser(config["base"], True, [f"decode.batch_tokens={size}"]) for size in sizes}
+    made = {str(size): Recogniser(loaded(config["base"]), True, [f"decode.batch_tokens={size}"]) for size in sizes}
     tokenizer = next(iter(made.values())).extractor.backbone.tokenizer
     texts = workload.texts(tokenizer, config["tokens"], 4 * config["sentences"], config["seed"])
     contenders = {name: partial(one.predict, texts, labels) for name, one in made.items()}
@@ -111,7 +110,7 @@ def batch_size(config: Config, sizes: Sequence[int]) -> dict[str, Any]:
 def empty_answers(config: Config, biases: Sequence[float]) -> dict[str, Any]:
     """Trees, the share of empty answers moved by a bias on ending."""
     labels = workload.type_names(config["types"])
-    made = {str(bias): Recogniser(config["base"], True, [f"decode.end_bias={bias}"]) for bias in biases}
+    made = {str(bias): Recogniser(loaded(config["base"]), True, [f"decode.end_bias={bias}"]) for bias in biases}
     tokenizer = next(iter(made.values())).extractor.backbone.tokenizer
     texts = workload.texts(tokenizer, config["tokens"], config["sentences"], config["seed"])
     shares = {name: round(one.empty_share(texts, labels), 4) for name, one in made.items()}
@@ -121,10 +120,10 @@ def empty_answers(config: Config, biases: Sequence[float]) -> dict[str, Any]:
 
 def floors(config: Config) -> dict[str, Any]:
     """A prediction and a training step on trees beside plain products of the model's shapes, in one run."""
-    trees = Recogniser(config["base"], True)
+    trees = Recogniser(loaded(config["base"]), True)
     labels, width = workload.type_names(config["types"]), trees.extractor.backbone.width
     texts = workload.texts(trees.extractor.backbone.tokenizer, config["tokens"], config["sentences"], config["seed"])
-    learner = Training(config["base"], training_labels(config["types"]), True)
+    learner = Training(loaded(config["base"]), training_labels(config["types"]), True)
     work: dict[str, Callable[[], Any]] = {
         "prediction": partial(trees.predict, texts, labels),
         "training": partial(learner.steps, config["steps"]),
@@ -152,9 +151,9 @@ def training(config: Config, vocabulary: int = 0) -> dict[str, Any]:
     """Training steps of trees, separate rows and the naive way."""
     labels, steps = training_labels(config["types"]), config["steps"]
     contenders = {
-        TREES: Training(config["base"], labels, True, vocabulary=vocabulary),
-        ROWS: Training(config["base"], labels, False, vocabulary=vocabulary),
-        NAIVE: NaiveTraining(config["base"], labels, vocabulary=vocabulary),
+        TREES: Training(loaded(config["base"], vocabulary), labels, True),
+        ROWS: Training(loaded(config["base"], vocabulary), labels, False),
+        NAIVE: NaiveTraining(loaded(config["base"], vocabulary), labels),
     }
     seconds = in_turn({name: partial(one.steps, steps) for name, one in contenders.items()}, config["repetitions"])
     return record(seconds, STEP_SENTENCES * steps, "sentences")
@@ -163,7 +162,10 @@ def training(config: Config, vocabulary: int = 0) -> dict[str, Any]:
 def objectives(config: Config) -> dict[str, Any]:
     """Training steps on trees with several objectives."""
     labels, steps = training_labels(config["types"]), config["steps"]
-    made = {name: Training(config["base"], labels, True, settings) for name, settings in config["objectives"].items()}
+    made = {
+        name: Training(loaded(config["base"]), labels, True, settings)
+        for name, settings in config["objectives"].items()
+    }
     seconds = in_turn({name: partial(one.steps, steps) for name, one in made.items()}, config["repetitions"])
     return record(seconds, STEP_SENTENCES * steps, "sentences")
 
@@ -184,8 +186,8 @@ def memory(config: Config) -> dict[str, Any]:
 def logits(config: Config) -> dict[str, Any]:
     """Megabytes of a training step's logits at the largest vocabulary: of the restricted loss, and of the whole."""
     labels, vocabulary = training_labels(config["types"]), max(config["axes"]["vocabulary"])
-    trees = Training(config["base"], labels, True).batches(0)
-    naive = NaiveTraining(config["base"], labels)
+    trees = Training(loaded(config["base"]), labels, True).batches(0)
+    naive = NaiveTraining(loaded(config["base"]), labels)
     rows = [naive.rows[index] for index in range(STEP_SENTENCES * naive.types)]
     return {
         "restricted": round(sum(batch.allowed.numel() for batch in trees) * 4 / 1e6, 3),

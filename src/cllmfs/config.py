@@ -42,6 +42,18 @@ class _Section:
 
 
 @dataclass(frozen=True)
+class ModelConfig(_Section):
+    """How the base is held."""
+
+    weights: str = knob(
+        "auto",
+        "what the base's weights are held in; auto: bf16 on a GPU that computes in it, else fp32; nf4: four bits "
+        "(QLoRA, arXiv 2305.14314), which needs bitsandbytes",
+        choices=("auto", "fp32", "bf16", "nf4"),
+    )
+
+
+@dataclass(frozen=True)
 class PromptConfig(_Section):
     """How a query is written."""
 
@@ -139,6 +151,12 @@ class TrainConfig(_Section):
     evaluate_every: int = knob(0, "steps between evaluations on the dev set; 0 makes about ten of them", low=0)
     patience: int = knob(3, "evaluations without a better dev F1 before training stops", low=1)
     checkpoint_every: int = knob(50, "steps between checkpoints", low=1)
+    activation_checkpointing: str = knob(
+        "auto",
+        "compute activations anew on the way back instead of keeping them, for less memory and a third more time; auto "
+        "does so for bases of over a billion weights",
+        choices=("auto", "on", "off"),
+    )
     precision: str = knob("auto", "auto takes bf16 where the device computes in it", choices=("auto", "fp32", "bf16"))
     seed: int = knob(0, "seed of every random choice", low=0)
 
@@ -189,6 +207,7 @@ class CalibrateConfig(_Section):
 
 
 SECTIONS: dict[str, type[_Section]] = {
+    "model": ModelConfig,
     "prompt": PromptConfig,
     "lora": LoraConfig,
     "loss": LossConfig,
@@ -202,6 +221,7 @@ SECTIONS: dict[str, type[_Section]] = {
 class Config:
     """All settings. Unknown names and values out of range raise :class:`~cllmfs.errors.ConfigError`."""
 
+    model: ModelConfig = field(default_factory=ModelConfig)
     prompt: PromptConfig = field(default_factory=PromptConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
     loss: LossConfig = field(default_factory=LossConfig)

@@ -1,34 +1,31 @@
 """The base model behind one narrow door: hidden states in, restricted logits out.
 
-Loads any Hugging Face causal LM (safetensors only, no remote code), finds out whether it can run trees, attaches LoRA.
-Knows transformers and peft; knows nothing of prompts' wording, losses or spans.
+Finds out whether a model can run trees, attaches LoRA. Knows transformers and peft; knows nothing of files, prompts'
+wording, losses or spans.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig as PeftLoraConfig
 from peft import get_peft_model
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers import DynamicCache
 
 from cllmfs.alignment import with_word_cuts
-from cllmfs.bases import MINI, base_folder, check_mini
 from cllmfs.config import LoraConfig
 from cllmfs.errors import ModelError
 from cllmfs.prompts import EncodedPrompt, PromptTemplate
 
 logger = logging.getLogger(__name__)
 
-PROMPT_FILE = "cllmfs_prompt.json"
+_LARGE = 1_000_000_000  # weights from which activations are computed anew on the way back
 
 
 @dataclass
@@ -63,6 +60,7 @@ class Backbone:
         self.peft: Any = None
         self._trained_update: dict[str, Tensor] = {}
         self._takes_trees: bool | None = None
+        self._recomputes = False
         self._logit_scale: float | None = None
 
     @property
@@ -217,6 +215,29 @@ class Backbone:
         )
         self.peft.active_peft_config.base_model_name_or_path = self.name  # not where it lies on this machine
 
+    def checkpoint_activations(self, wish: str) -> None:
+        """Keep fewer activations in training and compute the others anew on the way back (arXiv 1604.06174).
+
+        Args:
+            wish: ``on``, ``off``, or ``auto``: for models of over a billion weights that can.
+
+        Raises:
+            ModelError: if it is wished for and the model cannot.
+        """
+        if wish == "off" or (wish == "auto" and self.model.num_parameters() < _LARGE):
+            if self._recomputes:
+                self.model.gradient_checkpointing_disable()
+                self._recomputes = False
+            return
+        try:
+            self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            self._recomputes = True
+        except ValueError as error:
+            if wish == "on":
+                raise ModelError(
+                    f"{self.name} cannot compute activations anew; set train.activation_checkpointing=auto"
+                ) from error
+
     def detach_lora(self) -> None:
         """Take the LoRA layers off again; the base is as it was before :meth:`attach_lora`."""
         self.peft.unload()
@@ -282,63 +303,6 @@ class Backbone:
             yield captured
         finally:
             handle.remove()
-
-
-def load_backbone(base: str, *, device: str | None = None, dtype: torch.dtype | None = None) -> Backbone:
-    """Load ``cllmfs-mini``, a folder or a hub id.
-
-    Weights are read from safetensors alone and no code of the repository is run.
-
-    Args:
-        base: what to load.
-        device: a torch device; a GPU where there is one, when not given.
-        dtype: of the weights; bf16 on a GPU that has it, else fp32, when not given.
-
-    Raises:
-        ModelError: if there is no such base, or it is no causal LM with a fast tokenizer and safetensors weights.
-    """
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if dtype is None:
-        dtype = torch.bfloat16 if place.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
-    source = str(base_folder(base) or base)
-    if base == MINI:
-        check_mini()
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, use_fast=True)
-        model = AutoModelForCausalLM.from_pretrained(source, trust_remote_code=False, use_safetensors=True, dtype=dtype)
-    except Exception as error:  # damaged files raise bare exceptions from compiled code
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelError(
-            f"{base!r} cannot be loaded as a base: a base is {MINI!r}, a folder or a hub id of a causal LM with "
-            f"safetensors weights and a tokenizer.json. {reason}"
-        ) from error
-    if getattr(tokenizer, "backend_tokenizer", None) is None:
-        raise ModelError(f"{base!r} has no fast tokenizer (tokenizer.json), which character offsets need")
-    backbone = Backbone(base, model.to(place).eval(), tokenizer, _template(source))
-    if not _is_causal(backbone):
-        raise ModelError(
-            f"{base!r} is no causal LM: what stands later in a text changes what it computes earlier, as in encoders; "
-            "choose a decoder (for BERT, a checkpoint with is_decoder = true)"
-        )
-    return backbone
-
-
-def _template(source: str) -> PromptTemplate:
-    path = Path(source) / PROMPT_FILE
-    if not path.is_file():
-        return PromptTemplate()
-    try:
-        return PromptTemplate.from_dict(json.loads(path.read_text(encoding="utf-8")), str(path))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: a prompt template must be a JSON object in UTF-8: {error}") from error
-
-
-def _is_causal(backbone: Backbone) -> bool:
-    """Whether two plain rows that differ in their last token alone have the same states before it."""
-    ids = torch.tensor([[3, 7, 5, 2], [3, 7, 5, 9]], device=backbone.device) % backbone.vocabulary
-    with backbone.at_rest():
-        states = backbone.forward(ids, torch.ones_like(ids, dtype=torch.bool), None).last[:, :3].float()
-    return bool((states[0] - states[1]).abs().max() <= backbone.tolerance * states.abs().max())
 
 
 def _measure_logit_scale(backbone: Backbone, cap: float | None) -> float:

@@ -82,6 +82,7 @@ class Optimisation:
         self.train = train
         self.bidirectional = bidirectional
         self.done = 0
+        backbone.checkpoint_activations(train.activation_checkpointing)
         self.parameters = {name: p for name, p in backbone.model.named_parameters() if p.requires_grad}
         decayed = [p for p in self.parameters.values() if p.dim() > 1]
         plain = [p for p in self.parameters.values() if p.dim() <= 1]

@@ -22,7 +22,7 @@ from cllmfs.config import Config, LoraConfig
 from cllmfs.errors import DataError, ModelError
 from cllmfs.evaluation import Scores, evaluate_spans
 from cllmfs.extraction import Extractor
-from cllmfs.model import load_backbone
+from cllmfs.loading import load_backbone
 from cllmfs.prompts import PromptTemplate
 from cllmfs.schema import Document, Example, LabelSet
 from cllmfs.store import ADAPTER, is_model_folder, read_manifest, versions, write_model
@@ -66,7 +66,7 @@ class EntityRecognizer:
         self.shots: dict[str, Any] = {}
         self.scores: dict[str, Any] = {}
         self.calibration = zero_shot_calibration(self.config)
-        self._backbone = load_backbone(base, device=device)
+        self._backbone = load_backbone(base, device=device, weights=self.config.model.weights)
         self._extractor  # noqa: B018 - settings that the model cannot follow are told now
 
     @property

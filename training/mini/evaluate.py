@@ -21,7 +21,7 @@ from cllmfs.config import Config
 from cllmfs.decoding import Request, decode
 from cllmfs.evaluation import Counts, evaluate_spans
 from cllmfs.extraction import Extractor
-from cllmfs.model import load_backbone
+from cllmfs.loading import load_backbone
 from cllmfs.schema import Document, Span
 from cllmfs.tuning import zero_shot_calibration
 from cllmfs.windows import resolve_conflicts

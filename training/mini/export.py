@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from cllmfs.model import PROMPT_FILE, load_backbone
+from cllmfs.loading import PROMPT_FILE, load_backbone
 
 CARD = Path(__file__).with_name("MODEL_CARD.md")
 _KEPT = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", PROMPT_FILE, "README.md")
@@ -23,7 +23,7 @@ def export(run: Path, start: Path, output: Path) -> None:
     """Write the base folder; every trained parameter must be in the checkpoint."""
     state = load_file(run / "checkpoint" / "state.safetensors")
     record = json.loads((run / "checkpoint" / "state.json").read_text(encoding="utf-8"))
-    backbone = load_backbone(str(start), dtype=torch.float32)
+    backbone = load_backbone(str(start), weights="fp32")
     names = dict(backbone.model.named_parameters())
     trained = {key.removeprefix("parameter/"): value for key, value in state.items() if key.startswith("parameter/")}
     if unknown := sorted(set(trained) - set(names)):

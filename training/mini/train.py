@@ -18,13 +18,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
 from data import Query, Source, draw, load_sources
 
 from cllmfs.alignment import align, tokenize
 from cllmfs.batching import Batch, RowBuilder, TypeQuery, collate, pack
 from cllmfs.config import LossConfig, TrainConfig
-from cllmfs.model import Backbone, load_backbone
+from cllmfs.loading import load_backbone
+from cllmfs.model import Backbone
 from cllmfs.optimisation import Optimisation
 
 CONFIG = Path(__file__).with_name("config.toml")
@@ -69,7 +69,7 @@ def train(data: Path, start: Path, output: Path, settings: dict, stop_after: flo
     """
     output.mkdir(parents=True, exist_ok=True)
     sources = load_sources(data, written_share=settings["job"]["written_share"])
-    backbone = load_backbone(str(start), dtype=torch.float32)
+    backbone = load_backbone(str(start), weights="fp32")
     backbone.model.get_input_embeddings().weight.requires_grad_(False)
     builder = RowBuilder(backbone.prompt, "sentence-first", tree=True)
     job = settings["job"]

@@ -1,0 +1,159 @@
+"""Speed and memory of large bases on a GPU: random weights in known shapes, a real tokenizer, the example's sentences.
+
+    python benchmarks/gpu/run.py --shape qwen3-0.6b --tokenizer DIR --output benchmarks/gpu/results.json
+
+Training in bf16 with LoRA, trees beside a row for each sentence and type through ``transformers.Trainer``, with and
+without activations computed anew; tokens a second, their share of the matrix rate measured in the same run, peak
+memory; decoding at 1 to 64 types. ``--base DIR --weights nf4`` takes a base from disk in four bits instead. The script
+runs on a CPU too, where ``--shape tiny`` tries it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import statistics
+import sys
+import tomllib
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+# Run as a script, Python puts this folder first on the path.
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from benchmarks.few_shot.results import write_content
+from benchmarks.speed import workload
+from benchmarks.speed.contenders import STEP_SENTENCES, NaiveTraining, Recogniser, Training
+from benchmarks.speed.measuring import in_turn, machine
+from benchmarks.speed.roofline import operations, products
+from cllmfs.loading import load_backbone
+from cllmfs.model import Backbone
+from cllmfs.prompts import PromptTemplate
+
+HERE = Path(__file__).parent
+
+
+def random_base(shape: str, tokenizer: str, device: torch.device, dtype: torch.dtype) -> Backbone:
+    """A model of a shape in ``shapes.toml`` with random weights, made where it is needed."""
+    sizes = tomllib.loads((HERE / "shapes.toml").read_text(encoding="utf-8"))[shape]
+    config = AutoConfig.for_model(sizes.pop("model_type"), **sizes)
+    torch.manual_seed(0)
+    with torch.device(device):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    return Backbone(shape, model.eval(), AutoTokenizer.from_pretrained(tokenizer), PromptTemplate())
+
+
+def peak_gigabytes(device: torch.device) -> float | None:
+    """The most that was held on the GPU since the last call; ``None`` on a CPU."""
+    if device.type != "cuda":
+        return None
+    peak = torch.cuda.max_memory_allocated(device) / 1e9
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+    return round(peak, 2)
+
+
+def matrix_rate(width: int, device: torch.device, dtype: torch.dtype, repetitions: int) -> float:
+    """FLOP/s of plain products of the model's shapes, the median."""
+    work = products(8192, width, 4 * width, 20, device, dtype)
+    work()
+    return statistics.median(work() for _ in range(repetitions))
+
+
+def training(
+    make: Callable[[], Backbone], types: int, steps: int, repetitions: int, settings: Sequence[str]
+) -> dict[str, Any]:
+    """Training on trees: tokens and sentences a second, operations, peak memory."""
+    learner = Training(make(), workload.type_names(types), True, settings)
+    device = learner.extractor.backbone.device
+    tokens = learner.steps(steps)
+    peak_gigabytes(device)
+    seconds = statistics.median(in_turn({"": partial(learner.steps, steps)}, repetitions)[""])
+    made = {
+        "tokens_per_second": round(tokens / seconds, 1),
+        "sentences_per_second": round(STEP_SENTENCES * steps / seconds, 2),
+        "peak_gb": peak_gigabytes(device),
+    }
+    return made | {"flops_per_second": round(operations(partial(learner.steps, steps)) / seconds)}
+
+
+def naive_training(make: Callable[[], Backbone], types: int, steps: int, repetitions: int) -> dict[str, Any]:
+    """Training with a row for each sentence and type through ``Trainer``."""
+    learner = NaiveTraining(make(), workload.type_names(types))
+    learner.steps(1)
+    peak_gigabytes(learner.backbone.device)
+    seconds = statistics.median(in_turn({"": partial(learner.steps, steps)}, repetitions)[""])
+    rate = round(STEP_SENTENCES * steps / seconds, 2)
+    return {"sentences_per_second": rate, "peak_gb": peak_gigabytes(learner.backbone.device)}
+
+
+def decoding(backbone: Backbone, axis: Sequence[int], sentences: int, repetitions: int) -> dict[str, Any]:
+    """Sentences a second on trees, by the number of types; random weights answer less than half of all questions."""
+    reader = Recogniser(backbone, True, ["decode.end_bias=2"])
+    texts = workload.texts(backbone.tokenizer, 32, sentences, 0)
+    contenders = {str(types): partial(reader.predict, texts, workload.type_names(types)) for types in axis}
+    seconds = in_turn(contenders, repetitions)
+    return {types: round(sentences / statistics.median(times), 2) for types, times in seconds.items()}
+
+
+def measure(make: Callable[[], Backbone], arguments: argparse.Namespace) -> dict[str, Any]:
+    """Everything about one base."""
+    types, steps, repetitions = arguments.types, arguments.steps, arguments.repetitions
+    backbone = make()
+    device, dtype = backbone.device, backbone.model.dtype
+    found: dict[str, Any] = {
+        "machine": machine() | {"gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None},
+        "weights": backbone.model.num_parameters(),
+        "dtype": str(dtype),
+        "matrix_flops_per_second": round(matrix_rate(backbone.width, device, dtype, repetitions)),
+        "decoding": decoding(backbone, arguments.axis, arguments.sentences, repetitions),
+    }
+    del backbone
+    for wish in ("off", "on"):
+        settings = [f"train.activation_checkpointing={wish}"]
+        made = training(make, types, steps, repetitions, settings)
+        made["share_of_matrix_rate"] = round(made["flops_per_second"] / found["matrix_flops_per_second"], 4)
+        found[f"training, trees, activations anew {wish}"] = made
+    found["training, naive"] = naive_training(make, types, steps, repetitions)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--shape", help="of shapes.toml, with random weights")
+    what.add_argument("--base", help="folder or id of a base")
+    parser.add_argument("--tokenizer", help="folder of a tokenizer, for a shape")
+    parser.add_argument("--weights", default="auto", choices=("auto", "fp32", "bf16", "nf4"), help="of a base")
+    parser.add_argument("--types", type=int, default=12)
+    parser.add_argument("--axis", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64])
+    parser.add_argument("--sentences", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--output", type=Path, required=True)
+    arguments = parser.parse_args()
+    if arguments.shape and not arguments.tokenizer:
+        parser.error("--shape needs --tokenizer")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    make: Callable[[], Backbone] = (
+        partial(random_base, arguments.shape, arguments.tokenizer, device, dtype)
+        if arguments.shape
+        else partial(load_backbone, arguments.base, weights=arguments.weights)
+    )
+    content = json.loads(arguments.output.read_text()) if arguments.output.is_file() else {}
+    content[arguments.shape or f"{Path(arguments.base).name}, {arguments.weights}"] = measure(make, arguments)
+    write_content(arguments.output, content)
+    print(json.dumps(content, indent=1))
+
+
+if __name__ == "__main__":
+    main()
