@@ -91,7 +91,7 @@ def test_the_manifest_is_complete(kept: Path, trained: EntityRecognizer, own_bas
     assert record["labels"] == {"person": "a human", "a|b": "x | y"} and list(record["labels"]) == ["person", "a|b"]
     shots = {"sentences": 1, "mentions": {"a|b": 1, "person": 1}, "steps": 1, "keep": 0.6}
     assert {name: record["shots"][name] for name in shots} == shots
-    assert set(record["config"]) == {"prompt", "lora", "loss", "train", "decode", "calibrate"}
+    assert set(record["config"]) == {"model", "prompt", "lora", "loss", "train", "decode", "calibrate"}
     assert record["config"]["lora"]["rank"] == 2
     assert {"cllmfs", "torch", "transformers", "peft", "tokenizers", "safetensors", "python"} == set(record["versions"])
     assert record["prompt"]["before"] == "S:"
