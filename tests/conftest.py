@@ -16,6 +16,9 @@ from hypothesis import strategies as st
 
 from cllmfs.prompts import PromptTemplate
 
+# Threads that wait for one another on busy cores make tiny models slower by a factor of ten and more.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 if TYPE_CHECKING:  # tests of the light modules load no torch
     from cllmfs.alignment import TokenizedText
     from cllmfs.batching import Row, RowBuilder, TypeQuery
