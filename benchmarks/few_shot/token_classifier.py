@@ -10,7 +10,7 @@ How the recipe was chosen is in the README.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ import torch
 from transformers import AutoModelForTokenClassification, AutoTokenizer, get_linear_schedule_with_warmup
 
 from benchmarks.few_shot.baselines import Baseline, Recipe, drawn_batches, main, tag_names, to_tags, token_spans
+from cllmfs.batching import pack
 from cllmfs.schema import Document, Example, Span
 from cllmfs.tagging import TokenSpan, spans_of_tags
 
@@ -110,24 +111,12 @@ def fine_tune(encoder: str, shots: Sequence[Example], recipe: Recipe, seed: int)
     return Tagger(model, tokenizer, names)
 
 
-def length_batches(rows: Sequence[Row], batch_tokens: int) -> Iterator[list[int]]:
-    """Indices in batches of like length, padded size at most ``batch_tokens`` (or one row)."""
-    batch: list[int] = []
-    for index in sorted(range(len(rows)), key=lambda i: len(rows[i].ids)):
-        if batch and (len(batch) + 1) * len(rows[index].ids) > batch_tokens:
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
-
-
 def predict(tagger: Tagger, examples: Sequence[Example], batch_tokens: int = 4096) -> list[Document]:
     """Spans at the offsets of the examples' texts, in order of the examples."""
     rows = [encode(tagger.tokenizer, example) for example in examples]
     found: list[Document] = [Document("", ())] * len(rows)
     with torch.inference_mode():
-        for batch in length_batches(rows, batch_tokens):
+        for batch in pack(range(len(rows)), batch_tokens, lambda index: len(rows[index].ids)):
             inputs, mask = collate([rows[index] for index in batch], tagger.tokenizer.pad_token_id)
             best = tagger.model(input_ids=inputs, attention_mask=mask).logits.argmax(-1).tolist()
             for line, index in zip(best, batch, strict=True):

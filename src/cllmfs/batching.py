@@ -9,8 +9,9 @@ Knows prompts, tokens and the automaton; knows nothing of losses or the model.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +20,8 @@ from torch import Tensor
 from cllmfs.alignment import TokenizedText
 from cllmfs.automaton import SpanAutomaton
 from cllmfs.prompts import EncodedPrompt
+
+Item = TypeVar("Item")
 
 IGNORE = -100
 PREFIX, PADDING = -1, -2
@@ -85,6 +88,10 @@ class Row:
 
     def __len__(self) -> int:
         return len(self.prefix) + sum(len(branch.ids) for branch in self.branches)
+
+    def path_length(self, number: int) -> int:
+        """Tokens from the row's beginning to the end of a branch, other branches left out."""
+        return len(self.prefix) + len(self.branches[number].ids)
 
 
 class RowBuilder:
@@ -274,14 +281,20 @@ def tree_mask(branch: Tensor, bidirectional_prefix: bool) -> Tensor:
     return seen | torch.eye(width, dtype=torch.bool, device=branch.device)
 
 
-def pack(rows: Iterable[Row], budget: int) -> Iterator[list[Row]]:
-    """Group rows of like length into batches of at most ``budget`` tokens, padding included; longer rows go alone."""
-    group: list[Row] = []
-    for row in sorted(rows, key=len):
-        if group and len(row) * (len(group) + 1) > budget:
+def pack(items: Iterable[Item], budget: int, length: Callable[[Item], int] = len) -> Iterator[list[Item]]:  # type: ignore[assignment]
+    """Group rows of like length into batches of at most ``budget`` tokens, padding included; longer rows go alone.
+
+    Args:
+        items: rows, or what stands for them.
+        budget: tokens.
+        length: tokens of a row.
+    """
+    group: list[Item] = []
+    for item in sorted(items, key=length):
+        if group and length(item) * (len(group) + 1) > budget:
             yield group
             group = []
-        group.append(row)
+        group.append(item)
     if group:
         yield group
 

@@ -7,7 +7,7 @@ side. Knows rows, runners and the automaton; knows nothing of caches, text or co
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 
@@ -126,7 +126,8 @@ def _decode_batch(
         branch.emitted.append(branch.automaton.end_id if empty else _advance(branch, scores, config))
         if not (empty or branch.state.ended):
             answering.append(branch)
-    for active in _groups(answering, batch, config.batch_tokens):
+    # Together as far as their copies of the cache keep within the budget.
+    for active in pack(answering, config.batch_tokens, lambda one: batch.rows[one.row].path_length(one.number)):
         while active:
             for branch, scores in zip(active, runner.feed(active), strict=True):
                 branch.emitted.append(_advance(branch, scores, config))
@@ -152,35 +153,29 @@ def _empty(branches: Sequence[_Branch], logits: np.ndarray, config: DecodeConfig
 
 def _empty_of(branch: _Branch, scores: np.ndarray, config: DecodeConfig) -> list[bool]:
     """:func:`_empty` for scores [K, C] of the sentence of ``branch``."""
-    choices = branch.automaton.choices(branch.state)
-    starts = sorted((token for token in choices if choices[token]), key=lambda token: choices[token][0])
+    starts = _starts(branch.automaton.choices(branch.state))
     ending = scores[:, branch.local[branch.automaton.end_id], None] + config.end_bias
     opening = scores[:, [branch.local[token] for token in starts]].astype(np.float64)
     top = np.maximum(ending, opening.max(1, initial=-np.inf, keepdims=True))
-    mass = np.exp(opening - top)
-    end_mass = np.exp(ending - top)
+    mass, end_mass = np.exp(opening - top), np.exp(ending - top)
     if config.opening == "best":
         return [bool(ends) for ends in end_mass[:, 0] >= mass.max(1, initial=0.0)]
-    shares = mass / (end_mass + mass.sum(1, keepdims=True))
-    left = np.maximum(1.0 - np.cumsum(shares, 1) + shares, 1e-9)
-    return [not opens for opens in (shares >= config.open_at * left).any(1)]
+    enough, _ = _probable_enough(mass / (end_mass + mass.sum(1, keepdims=True)), config.open_at)
+    return [not of_one.any() for of_one in enough]
 
 
-def _groups(branches: Sequence[_Branch], batch: Batch, budget: int) -> Iterator[list[_Branch]]:
-    """Branches of like length that go on together: their copies of the cache hold at most ``budget`` columns."""
+def _starts(choices: dict[int, list[int]]) -> list[int]:
+    """The tokens that open a span, by the place of their first occurrence."""
+    return sorted((token for token in choices if choices[token]), key=lambda token: choices[token][0])
 
-    def width(branch: _Branch) -> int:
-        row = batch.rows[branch.row]
-        return len(row.prefix) + len(row.branches[branch.number].ids)
 
-    group: list[_Branch] = []
-    for branch in sorted(branches, key=width):
-        if group and width(branch) * (len(group) + 1) > budget:
-            yield group
-            group = []
-        group.append(branch)
-    if group:
-        yield group
+def _probable_enough(shares: np.ndarray, open_at: float) -> tuple[np.ndarray, np.ndarray]:
+    """Which openings [..., S], left to right, are probable enough given that none came before them.
+
+    Also the probability [..., S] that none came before each.
+    """
+    left = np.maximum(1.0 - (np.cumsum(shares, -1) - shares), 1e-9)
+    return shares >= open_at * left, left
 
 
 def _advance(branch: _Branch, scores: np.ndarray, config: DecodeConfig) -> int:
@@ -202,10 +197,10 @@ def _advance(branch: _Branch, scores: np.ndarray, config: DecodeConfig) -> int:
 
 def _open_or_end(branch: _Branch, choices: dict[int, list[int]], log_p: dict[int, float], config: DecodeConfig) -> int:
     end_id = branch.automaton.end_id
-    starts = [token for token in choices if choices[token]]
+    starts = _starts(choices)
     best = max(starts, key=log_p.__getitem__, default=end_id)
     if config.opening == "first":
-        best, branch.log_score = _first_opening(branch, starts, choices, log_p, config.open_at)
+        best, branch.log_score = _first_opening(branch, starts, log_p, config.open_at)
         if best == end_id:  # also behind NEXT, where no END could be emitted
             branch.state = replace(branch.state, ended=True)
             return end_id
@@ -216,20 +211,17 @@ def _open_or_end(branch: _Branch, choices: dict[int, list[int]], log_p: dict[int
     return best
 
 
-def _first_opening(
-    branch: _Branch, starts: list[int], choices: dict[int, list[int]], log_p: dict[int, float], open_at: float
-) -> tuple[int, float]:
+def _first_opening(branch: _Branch, starts: list[int], log_p: dict[int, float], open_at: float) -> tuple[int, float]:
     """The leftmost opening that is probable enough given that none came before it, with the log of that probability.
 
     Answers run left to right, so taking the most probable opening first would pass over what stands before it.
     """
-    left = 1.0
-    for token in sorted(starts, key=lambda token: choices[token][0]):
-        share = float(np.exp(branch.log_open + log_p[token]))
-        if share >= open_at * left:
-            return token, float(np.log(share / left))
-        left = max(left - share, 1e-9)
-    return branch.automaton.end_id, 0.0
+    shares = np.exp(np.array([branch.log_open + log_p[token] for token in starts]))
+    enough, left = _probable_enough(shares, open_at)
+    if not enough.any():
+        return branch.automaton.end_id, 0.0
+    at = int(enough.argmax())
+    return starts[at], float(np.log(shares[at] / left[at]))
 
 
 def _continue_or_close(

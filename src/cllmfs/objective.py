@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformers import DynamicCache
 
 from cllmfs.batching import IGNORE, PADDING, Batch, tree_mask
 from cllmfs.config import LossConfig
@@ -27,7 +28,12 @@ class LossParts:
 
 
 def run(
-    backbone: Backbone, batch: Batch, bidirectional: bool, layer: int | None = None, embeds: Tensor | None = None
+    backbone: Backbone,
+    batch: Batch,
+    bidirectional: bool,
+    layer: int | None = None,
+    embeds: Tensor | None = None,
+    cache: DynamicCache | None = None,
 ) -> Hidden:
     """Pass a batch through the model, as trees or, where the model cannot take them, as plain rows.
 
@@ -37,17 +43,19 @@ def run(
         bidirectional: attention inside the sentence block.
         layer: index of the hidden states wanted beside the last ones.
         embeds: [R, T, d] input embeddings instead of the batch's ids.
+        cache: an empty one to fill.
 
     Raises:
         ValueError: if the model takes no trees and a row has several branches.
     """
-    ids = batch.ids if embeds is None else None
     if backbone.takes_trees():
-        mask = tree_mask(batch.branch, bidirectional)
-        return backbone.forward(ids, mask, batch.positions, embeds=embeds, layer=layer, cases=batch.cases)
-    if len(batch.labels) > len(batch.rows):
+        mask, positions = tree_mask(batch.branch, bidirectional), batch.positions
+    elif len(batch.labels) > len(batch.rows):
         raise ValueError(f"{backbone.name} takes no trees, but a row has several branches; build rows with tree=False")
-    return backbone.forward(ids, batch.branch != PADDING, None, embeds=embeds, layer=layer, cases=batch.cases)
+    else:
+        mask, positions = batch.branch != PADDING, None
+    ids = batch.ids if embeds is None else None
+    return backbone.forward(ids, mask, positions, embeds=embeds, cache=cache, layer=layer, cases=batch.cases)
 
 
 def answer_logits(backbone: Backbone, batch: Batch, last: Tensor, support: str = "automaton") -> Tensor:

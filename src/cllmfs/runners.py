@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from cllmfs.batching import Batch, Row, collate, tree_mask
+from cllmfs.batching import Batch, Row, collate
 from cllmfs.losses import votes
 from cllmfs.model import Backbone
 from cllmfs.objective import contrastive_states, run
@@ -51,18 +51,6 @@ class Runner(Protocol):
 
         The branches are among those of the call before, or a group of which none has been fed.
         """
-
-
-def _first(
-    backbone: Backbone, batch: Batch, last: Tensor, layer: Tensor | None, voting: VoteSettings | None
-) -> tuple[np.ndarray, np.ndarray | None]:
-    rows, columns = batch.anchors.unbind(1)
-    logits = backbone.project(last[rows, columns][:, None], batch.candidates[rows])[:, 0]
-    cast = None
-    if layer is not None and voting is not None:
-        view = contrastive_states(batch, layer)
-        cast = votes(view.anchors, view.rows, view.states, view.threshold, temperature=voting.temperature)
-    return logits.cpu().numpy(), None if cast is None else cast.float().cpu().numpy()
 
 
 class _RoomyLayer(DynamicLayer):  # type: ignore[misc]
@@ -102,32 +90,48 @@ def _roomy_cache() -> DynamicCache:
     return cache
 
 
-class CachedRunner:
-    """Reads trees in one pass; branches that go on take their columns of the cache along and become rows.
+class _Reader:
+    """The first pass, which reads the rows.
 
     Args:
-        backbone: one that takes trees.
+        backbone: the model.
         batch: what is asked.
         bidirectional: attention inside the sentence block.
     """
+
+    tree: DynamicCache | None = None  # filled by the pass, where it is wanted
 
     def __init__(self, backbone: Backbone, batch: Batch, bidirectional: bool) -> None:
         self.backbone = backbone
         self.batch = batch
         self.bidirectional = bidirectional
-        self.tree = DynamicCache()
-        self.cache = _roomy_cache()  # of the branches in ``held``, a row each
-        self.held: list[tuple[int, int]] = []  # row and number of each
-        self.real = torch.empty(0, 0, dtype=torch.bool)  # [held, columns] which columns of the cache are theirs
 
     def first(self, voting: VoteSettings | None) -> tuple[np.ndarray, np.ndarray | None]:
         """As :meth:`Runner.first`: logits of shape [A, C]."""
-        mask = tree_mask(self.batch.branch, self.bidirectional)
+        backbone, batch = self.backbone, self.batch
         layer = None if voting is None else voting.layer
-        hidden = self.backbone.forward(
-            self.batch.ids, mask, self.batch.positions, cache=self.tree, layer=layer, cases=self.batch.cases
-        )
-        return _first(self.backbone, self.batch, hidden.last, hidden.layer, voting)
+        hidden = run(backbone, batch, self.bidirectional, layer, cache=self.tree)
+        rows, columns = batch.anchors.unbind(1)
+        logits = backbone.project(hidden.last[rows, columns][:, None], batch.candidates[rows])[:, 0]
+        cast = None
+        if hidden.layer is not None and voting is not None:
+            view = contrastive_states(batch, hidden.layer)
+            cast = votes(view.anchors, view.rows, view.states, view.threshold, temperature=voting.temperature)
+        return logits.cpu().numpy(), None if cast is None else cast.float().cpu().numpy()
+
+
+class CachedRunner(_Reader):
+    """Reads trees in one pass; branches that go on take their columns of the cache along and become rows.
+
+    The backbone must take trees.
+    """
+
+    def __init__(self, backbone: Backbone, batch: Batch, bidirectional: bool) -> None:
+        super().__init__(backbone, batch, bidirectional)
+        self.tree: DynamicCache = DynamicCache()
+        self.cache = _roomy_cache()  # of the branches in ``held``, a row each
+        self.held: list[tuple[int, int]] = []  # row and number of each
+        self.real = torch.empty(0, 0, dtype=torch.bool)  # [held, columns] which columns of the cache are theirs
 
     def feed(self, active: Sequence[Emitting]) -> np.ndarray:
         """As :meth:`Runner.feed`: logits of shape [len(active), C]."""
@@ -139,9 +143,9 @@ class CachedRunner:
         line = {key: number for number, key in enumerate(self.held)}
         ids, positions = np.zeros((len(line), 1), np.int64), np.zeros((len(line), 1), np.int64)
         for branch, key in zip(active, wanted, strict=True):
-            row = self.batch.rows[branch.row]
             ids[line[key]] = branch.emitted[-1]
-            positions[line[key]] = len(row.prefix) + len(row.branches[branch.number].ids) + len(branch.emitted) - 1
+            before = self.batch.rows[branch.row].path_length(branch.number)
+            positions[line[key]] = before + len(branch.emitted) - 1
         device = self.backbone.device
         self.real = torch.cat([self.real, self.real.new_ones(len(line), 1)], dim=1)
         hidden = self.backbone.forward(
@@ -181,24 +185,8 @@ class CachedRunner:
         self.held = wanted
 
 
-class PlainRunner:
-    """Runs whole rows anew at every step: the reference, and the way for models without trees.
-
-    Args:
-        backbone: any.
-        batch: what is asked.
-        bidirectional: attention inside the sentence block.
-    """
-
-    def __init__(self, backbone: Backbone, batch: Batch, bidirectional: bool) -> None:
-        self.backbone = backbone
-        self.batch = batch
-        self.bidirectional = bidirectional
-
-    def first(self, voting: VoteSettings | None) -> tuple[np.ndarray, np.ndarray | None]:
-        """As :meth:`Runner.first`: logits of shape [A, C]."""
-        hidden = run(self.backbone, self.batch, self.bidirectional, None if voting is None else voting.layer)
-        return _first(self.backbone, self.batch, hidden.last, hidden.layer, voting)
+class PlainRunner(_Reader):
+    """Runs whole rows anew at every step: the reference, and the way for models without trees."""
 
     def feed(self, active: Sequence[Emitting]) -> np.ndarray:
         """As :meth:`Runner.feed`: logits of shape [len(active), C]."""
