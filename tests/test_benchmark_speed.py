@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import EXAMPLES, own_byte_tokenizer, requests_of, rows_of, tiny_backbone
@@ -14,13 +16,14 @@ from conftest import EXAMPLES, own_byte_tokenizer, requests_of, rows_of, tiny_ba
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.gpu import run as gpu
-from benchmarks.speed import measuring, report, workload
-from benchmarks.speed.naive import NaiveDecoder, PromptRows, answer_ids, padded, spans_of
+from benchmarks.speed import measuring, processes, report, run, workload
+from benchmarks.speed.naive import NaiveDecoder, PromptRows, padded, spans_of
 from benchmarks.speed.roofline import operations
 from cllmfs.alignment import tokenize
 from cllmfs.automaton import SpanAutomaton, State
 from cllmfs.batching import IGNORE, RowBuilder, TypeQuery
 from cllmfs.errors import ConfigError
+from cllmfs.training import Shot
 
 # what is read
 
@@ -42,6 +45,8 @@ def test_types_are_names_without_twins() -> None:
     assert workload.type_names(3) == names[:3]
     with pytest.raises(ConfigError, match="types, got 0"):
         workload.type_names(0)
+    asked, answered = workload.training_labels(12), {label for x in workload.example_sentences() for label in x.labels}
+    assert len(set(asked)) == 12 and answered < set(asked)
 
 
 def test_encoders_read_the_words_at_their_places() -> None:
@@ -85,7 +90,8 @@ def test_naive_decoding_is_greedy_decoding(batch_rows: int) -> None:
 def test_answers_are_read_as_they_are_written() -> None:
     automaton = SpanAutomaton((10, 11, 10, 12), (True,) * 4, (True,) * 4, next_id=4, end_id=5)
     for spans in ([], [(0, 1)], [(0, 0), (1, 2), (3, 3)]):
-        assert spans_of(automaton, [*answer_ids(automaton, spans), 0, 0]) == spans
+        answer = [token for token, _ in automaton.path(spans)]
+        assert spans_of(automaton, [*answer, 0, 0]) == spans
     assert spans_of(automaton, [10, 4, 11]) == [(0, 0)], "what an unfinished answer leaves open is dropped"
 
 
@@ -93,7 +99,7 @@ def test_prompt_rows_hold_every_type_with_its_answer() -> None:
     backbone = tiny_backbone("llama")
     builder = RowBuilder(backbone.prompt, "type-first", tree=False)
     (request,) = requests_of(backbone, [("Ada met Bo.", {"person": ()})])
-    rows = PromptRows(builder, [(request.sentence, {"person": [(0, 2), (8, 9)]})], ["person", "place"])
+    rows = PromptRows(builder, [Shot(request.sentence, {"person": ((0, 2), (8, 9))})], ["person", "place"])
     assert len(rows) == 2
     automaton = builder.automaton(request.sentence)
     for row, gold in zip(rows, [[(0, 2), (8, 9)], []], strict=True):
@@ -129,6 +135,51 @@ def test_operations_are_counted() -> None:
     rows = rows_of(backbone, RowBuilder(backbone.prompt, "sentence-first", tree=True))
     ids = torch.tensor([rows[0].prefix])
     assert operations(lambda: backbone.model(ids)) > operations(lambda: backbone.model(ids[:, :5])) > 0
+
+
+def test_a_process_does_not_show_the_peak_of_the_one_that_started_it() -> None:
+    held = np.ones(90_000_000)  # 720 MB
+    code = "import sys; sys.path.insert(0, '.'); from benchmarks.speed import measuring as m; print(m.peak_megabytes())"
+    shown = subprocess.run([sys.executable, "-c", code], cwd=processes.ROOT, capture_output=True, text=True, check=True)
+    assert 20 < float(shown.stdout) < held.nbytes / 1e6 < measuring.peak_megabytes()
+
+
+# the cells
+
+CONFIG = {
+    "seed": 0,
+    "repetitions": 1,
+    "naive_batch": 4,
+    "sentences": 2,
+    "tokens": 16,
+    "types": 2,
+    "steps": 1,
+    "stream_megabytes": 1,
+    "axes": {"vocabulary": [512], "batch_tokens": [64, 256], "end_bias": [-4.0, 4.0]},
+    "objectives": {"no contrast": ["loss.contrastive=none"], "fgm": ["loss.adversarial=fgm"]},
+}
+
+
+def test_cells_measure_every_contender_on_the_same_work(tiny_base: Path) -> None:
+    config = {**CONFIG, "base": str(tiny_base)}
+    vocabulary = run.training(config, 512)
+    assert vocabulary["seconds"].keys() == {"trees", "separate rows", "naive"} and vocabulary["sentences"] == 4
+    assert run.objectives(config)["seconds"].keys() == {"no contrast", "fgm"}
+    sizes = run.variants(config, "batch_tokens", 3)
+    assert sizes["seconds"].keys() == {"64", "256"} and sizes["sentences"] == 3 and "empty_share" not in sizes
+    shares = run.variants(config, "end_bias", 2, shares=True)["empty_share"]
+    assert shares["-4.0"] < shares["4.0"] == 1.0
+    assert 0 < 20 * run.logits(config)["restricted"] < run.logits(config)["whole"]
+    floors = run.floors(config)
+    assert floors["prediction"]["flops"] > 0 and floors["training"]["flops"] > 0
+    assert floors["sentences"] == {"prediction": 2, "training": 4}
+
+
+def test_processes_do_their_work(tiny_base: Path) -> None:
+    found = processes.peak({**CONFIG, "base": str(tiny_base)}, "training", "naive", 512)
+    assert 50 < found["loaded"] <= found["peak"] and found["seconds"] > 0
+    with pytest.raises(RuntimeError, match=r"decoding trees failed: .*types, got 0"):
+        processes.peak({**CONFIG, "base": str(tiny_base), "types": 0}, "decoding", "trees", 512)
 
 
 # the report

@@ -72,23 +72,22 @@ def training(
     make: Callable[[], Backbone], types: int, steps: int, repetitions: int, settings: Sequence[str]
 ) -> dict[str, Any]:
     """Training on trees: tokens and sentences a second, operations, peak memory."""
-    learner = Training(make(), workload.type_names(types), True, settings)
-    device = learner.extractor.backbone.device
-    tokens = learner.steps(steps)
+    learner = Training(make(), workload.training_labels(types), True, settings)
+    device, tokens = learner.extractor.backbone.device, list[int]()
+    flops = operations(lambda: tokens.append(learner.steps(steps)))
     peak_gigabytes(device)
     seconds = statistics.median(in_turn({"": partial(learner.steps, steps)}, repetitions)[""])
-    made = {
-        "tokens_per_second": round(tokens / seconds, 1),
+    return {
+        "tokens_per_second": round(tokens[0] / seconds, 1),
         "sentences_per_second": round(STEP_SENTENCES * steps / seconds, 2),
+        "flops_per_second": round(flops / seconds),
         "peak_gb": peak_gigabytes(device),
     }
-    return made | {"flops_per_second": round(operations(partial(learner.steps, steps)) / seconds)}
 
 
 def naive_training(make: Callable[[], Backbone], types: int, steps: int, repetitions: int) -> dict[str, Any]:
     """Training with a row for each sentence and type through ``Trainer``."""
-    learner = NaiveTraining(make(), workload.type_names(types))
-    learner.steps(1)
+    learner = NaiveTraining(make(), workload.training_labels(types))
     peak_gigabytes(learner.backbone.device)
     seconds = statistics.median(in_turn({"": partial(learner.steps, steps)}, repetitions)[""])
     rate = round(STEP_SENTENCES * steps / seconds, 2)

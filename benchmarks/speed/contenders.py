@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -15,7 +14,7 @@ from transformers import AutoModelForTokenClassification, AutoTokenizer
 
 from benchmarks.few_shot import token_classifier
 from benchmarks.speed import naive, workload
-from cllmfs.alignment import align, tokenize
+from cllmfs.alignment import tokenize
 from cllmfs.batching import RowBuilder
 from cllmfs.config import Config
 from cllmfs.decoding import Request, decode
@@ -24,10 +23,11 @@ from cllmfs.loading import load_backbone
 from cllmfs.model import Backbone
 from cllmfs.optimisation import Optimisation
 from cllmfs.schema import LabelSet
-from cllmfs.training import ShotBatches, prepare_shots
+from cllmfs.training import Shot, ShotBatches, prepare_shots
 
 RATE = 2e-3
 STEP_SENTENCES = 4
+OVERLAP = 32  # tokens between the windows of a long shot; the example has none
 
 
 def loaded(base: str, vocabulary: int = 0) -> Backbone:
@@ -81,6 +81,12 @@ class TokenClassifier:
         token_classifier.predict(self.tagger, workload.as_tokens(texts))
 
 
+def example_shots(extractor: Extractor, builder: RowBuilder, labels: Sequence[str]) -> list[Shot]:
+    """The package's example with its gold answers, as training reads it."""
+    window = extractor.window(LabelSet(labels))
+    return prepare_shots(workload.example_sentences(), extractor.backbone, builder, "word", window, OVERLAP)
+
+
 class Training:
     """LoRA training with cllmfs, all types asked of every sentence.
 
@@ -105,8 +111,7 @@ class Training:
         self.extractor = Extractor(backbone, self.config)
         backbone.attach_lora(self.config.lora)
         builder = self.extractor.builder
-        window = self.extractor.window(LabelSet(labels))
-        shots = prepare_shots(workload.example_sentences(), backbone, builder, "word", window, 32)
+        shots = example_shots(self.extractor, builder, labels)
         self.batches = ShotBatches(shots, LabelSet(labels), backbone, builder, self.config)
 
     def steps(self, count: int) -> int:
@@ -122,18 +127,10 @@ class NaiveTraining:
     def __init__(self, backbone: Backbone, labels: Sequence[str]) -> None:
         torch.manual_seed(0)
         self.backbone = backbone
-        self.backbone.attach_lora(Config().lora)
-        builder = RowBuilder(self.backbone.prompt, "type-first", tree=False)
-        sentences = []
-        for example in workload.example_sentences():
-            tokens = tokenize(self.backbone.tokenizer, example.text)
-            gold: dict[str, Any] = {}
-            for first, last, label in align(tokens, example.spans)[0]:
-                gold.setdefault(label, []).append((first, last))
-            automaton = builder.automaton(tokens)
-            sentences.append((tokens, {label: automaton.emittable(spans) for label, spans in gold.items()}))
         self.types = len(labels)
-        self.rows = naive.PromptRows(builder, sentences, labels)
+        builder = RowBuilder(backbone.prompt, "type-first", tree=False)
+        self.rows = naive.PromptRows(builder, example_shots(Extractor(backbone, Config()), builder, labels), labels)
+        backbone.attach_lora(Config().lora)
 
     def steps(self, count: int) -> None:
         """So many optimiser steps, from the first."""

@@ -16,13 +16,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Trainer, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainingArguments
 
-from cllmfs.alignment import TokenizedText, tokenize
+from cllmfs.alignment import tokenize
 from cllmfs.automaton import SpanAutomaton, State
 from cllmfs.batching import IGNORE, Row, RowBuilder, TypeQuery
 from cllmfs.model import Backbone
-from cllmfs.prompts import verbalize
+from cllmfs.training import Shot
 
 Found = set[tuple[int, int, str]]  # start and end character, label
 
@@ -44,19 +44,21 @@ class NaiveDecoder:
         """The spans of each text."""
         rows: list[Row] = []
         queries = [TypeQuery(label, tuple(self.backbone.prompt.query(label))) for label in labels]
+        automata: list[SpanAutomaton] = []
         for number, text in enumerate(texts):
-            rows += self.builder.rows(tokenize(self.backbone.tokenizer, text), queries, number)
+            sentence = tokenize(self.backbone.tokenizer, text)
+            rows += self.builder.rows(sentence, queries, number)
+            automata.append(self.builder.automaton(sentence))
         found: list[Found] = [set() for _ in texts]
         for start in range(0, len(rows), self.batch_rows):
             group = rows[start : start + self.batch_rows]
-            for row, answer in zip(group, self._answers(group), strict=True):
+            for row, answer in zip(group, self._answers(group, automata), strict=True):
                 label = row.branches[0].label
-                automaton = self.builder.automaton(row.sentence)
-                ranges = (row.sentence.char_range(*span) for span in spans_of(automaton, answer))
+                ranges = (row.sentence.char_range(*span) for span in spans_of(automata[row.index], answer))
                 found[row.index] |= {(first, last, label) for first, last in ranges}
         return found
 
-    def _answers(self, rows: Sequence[Row]) -> list[list[int]]:
+    def _answers(self, rows: Sequence[Row], automata: Sequence[SpanAutomaton]) -> list[list[int]]:
         prompts = [row.branches[0].ids for row in rows]
         width = max(map(len, prompts))
         ids, mask = torch.zeros(len(rows), width, dtype=torch.long), torch.zeros(len(rows), width, dtype=torch.long)
@@ -73,7 +75,7 @@ class NaiveDecoder:
                 do_sample=False,
                 eos_token_id=self.backbone.prompt.end_id,
                 pad_token_id=0,
-                prefix_allowed_tokens_fn=self._allowed([self.builder.automaton(row.sentence) for row in rows], width),
+                prefix_allowed_tokens_fn=self._allowed([automata[row.index] for row in rows], width),
             )
         return [line[width:].tolist() for line in output]
 
@@ -103,33 +105,24 @@ def spans_of(automaton: SpanAutomaton, answer: Sequence[int]) -> list[tuple[int,
     return spans
 
 
-def answer_ids(automaton: SpanAutomaton, spans: Sequence[tuple[int, int]]) -> list[int]:
-    """The tokens of an answer, its end included."""
-    return [token for token, _ in automaton.path(spans)]
-
-
 class PromptRows(torch.utils.data.Dataset[dict[str, Any]]):
     """Sentences x types as rows of ids and labels, the prompt's labels ignored; in order, a sentence's types together.
 
     Args:
         builder: of type-first rows.
-        sentences: with the gold (first, last) tokens of each label.
+        shots: sentences with their gold spans.
         labels: types asked of every sentence.
     """
 
-    def __init__(
-        self,
-        builder: RowBuilder,
-        sentences: Sequence[tuple[TokenizedText, dict[str, Sequence[tuple[int, int]]]]],
-        labels: Sequence[str],
-    ) -> None:
+    def __init__(self, builder: RowBuilder, shots: Sequence[Shot], labels: Sequence[str]) -> None:
         self.rows: list[dict[str, Any]] = []
-        queries = [TypeQuery(label, tuple(builder.prompt.query(verbalize(label)))) for label in labels]
-        for sentence, gold in sentences:
-            automaton = builder.automaton(sentence)
-            for query, row in zip(queries, builder.rows(sentence, queries), strict=True):
-                prompt = list(row.branches[0].ids)
-                answer = answer_ids(automaton, gold.get(query.label, ()))
+        asked = {label: tuple(builder.prompt.query(label)) for label in labels}
+        for shot in shots:
+            queries = [TypeQuery(label, ids, shot.gold.get(label, ())) for label, ids in asked.items()]
+            for row in builder.rows(shot.sentence, queries):
+                (branch,) = row.branches
+                prompt = list(branch.ids[: branch.anchor + 1])
+                answer = [row.candidates[target] for target in branch.targets]
                 self.rows.append({"ids": prompt + answer, "labels": [IGNORE] * len(prompt) + answer})
 
     def __len__(self) -> int:
@@ -176,4 +169,6 @@ def train(backbone: Backbone, rows: PromptRows, batch_rows: int, steps: int, rat
             remove_unused_columns=False,
             use_cpu=backbone.device.type == "cpu",
         )
-        _InOrder(model=backbone.model, args=settings, train_dataset=rows, data_collator=padded).train()
+        trainer = _InOrder(model=backbone.model, args=settings, train_dataset=rows, data_collator=padded)
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()

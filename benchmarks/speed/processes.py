@@ -1,9 +1,9 @@
 """What needs a process of its own: peak memory, the time from the start to the first answer, a stream of documents.
 
-    python -m benchmarks.speed.processes training trees 150000
+    python -m benchmarks.speed.processes training trees 150000 CONFIG
 
-runs one piece of work and prints its peak as JSON; :func:`peak` calls such processes, :func:`start` others. Knows the
-contenders and processes.
+runs one piece of work, the configuration given as JSON, and prints its peak as JSON; :func:`peak` calls such processes,
+:func:`start` others. Knows the contenders and processes.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks.speed.measuring import peak_megabytes
 
 ROOT = Path(__file__).resolve().parents[2]
-TYPES, TOKENS, SENTENCES = 12, 24, 64
+Config = Mapping[str, Any]
 
 _IMPORT = "import cllmfs"
 _PREDICT = "from cllmfs import EntityRecognizer as E; print(len(E().predict('The hub creaks.', labels=['part']).spans))"
@@ -31,17 +32,22 @@ STARTS = {
 }
 
 
-def peak(*case: str) -> dict[str, float]:
+def peak(config: Config, kind: str, way: str, size: int) -> dict[str, float]:
     """Peak megabytes of a process that does a piece of work: once its model is loaded, and in all.
+
+    Args:
+        config: of the benchmark.
+        kind: ``decoding``, ``training`` or ``stream``.
+        way: contender; of a stream the folder for its files.
+        size: tokens in the vocabulary; of a stream its megabytes.
 
     Raises:
         RuntimeError: if the process fails.
     """
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.speed.processes", *case], cwd=ROOT, capture_output=True, text=True
-    )
+    command = [sys.executable, "-m", "benchmarks.speed.processes", kind, way, str(size), json.dumps(dict(config))]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError(f"{' '.join(case)} failed: {done.stderr.strip().splitlines()[-1]}")
+        raise RuntimeError(f"{kind} {way} failed: {done.stderr.strip().splitlines()[-1]}")
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
 
@@ -61,32 +67,31 @@ def start(command: Sequence[str]) -> Callable[[], None]:
     return work
 
 
-def _decoding(way: str, vocabulary: int) -> Callable[[], Any]:
+def _decoding(config: Config, way: str, vocabulary: int) -> Callable[[], Any]:
     from benchmarks.speed import workload
     from benchmarks.speed.contenders import Recogniser, loaded
     from benchmarks.speed.naive import NaiveDecoder
 
-    labels = workload.type_names(TYPES)
-    backbone = loaded("cllmfs-mini", vocabulary)
-    texts = workload.texts(backbone.tokenizer, TOKENS, SENTENCES, 0)
+    backbone, labels = loaded(config["base"], vocabulary), workload.type_names(config["types"])
+    texts = workload.texts(backbone.tokenizer, config["tokens"], config["sentences"], config["seed"])
     if way == "naive":
-        decoder = NaiveDecoder(backbone, 64)
+        decoder = NaiveDecoder(backbone, config["naive_batch"])
         return lambda: decoder.predict(texts, labels)
     recogniser = Recogniser(backbone, way == "trees")
     return lambda: recogniser.predict(texts, labels)
 
 
-def _training(way: str, vocabulary: int) -> Callable[[], Any]:
+def _training(config: Config, way: str, vocabulary: int) -> Callable[[], Any]:
     from benchmarks.speed import workload
     from benchmarks.speed.contenders import NaiveTraining, Training, loaded
 
-    labels = workload.type_names(TYPES)
+    backbone, labels = loaded(config["base"], vocabulary), workload.training_labels(config["types"])
     if way == "naive":
-        return lambda: NaiveTraining(loaded("cllmfs-mini", vocabulary), labels).steps(3)
-    return lambda: Training(loaded("cllmfs-mini", vocabulary), labels, way == "trees").steps(3)
+        return partial(NaiveTraining(backbone, labels).steps, config["steps"])
+    return partial(Training(backbone, labels, way == "trees").steps, config["steps"])
 
 
-def _stream(way: str, megabytes: int) -> Callable[[], Any]:
+def _stream(config: Config, way: str, megabytes: int) -> Callable[[], Any]:
     """``cllmfs predict`` over a JSONL file, with a tiny base: its memory is the question, not its speed."""
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
@@ -95,7 +100,7 @@ def _stream(way: str, megabytes: int) -> Callable[[], Any]:
     from cllmfs.cli import app
 
     folder = Path(way)
-    tokenizer = AutoTokenizer.from_pretrained(base_folder("cllmfs-mini"))
+    tokenizer = AutoTokenizer.from_pretrained(base_folder(config["base"]))
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
     model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=1024, **sizes))
     model.save_pretrained(folder / "base")
@@ -111,8 +116,8 @@ def _stream(way: str, megabytes: int) -> Callable[[], Any]:
 
 
 def main() -> None:
-    kind, way, size = sys.argv[1:]
-    work = {"decoding": _decoding, "training": _training, "stream": _stream}[kind](way, int(size))
+    kind, way, size, config = sys.argv[1:]
+    work = {"decoding": _decoding, "training": _training, "stream": _stream}[kind](json.loads(config), way, int(size))
     loaded, began = peak_megabytes(), time.perf_counter()
     work()
     print(json.dumps({"loaded": loaded, "peak": peak_megabytes(), "seconds": time.perf_counter() - began}))

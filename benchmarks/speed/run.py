@@ -77,9 +77,9 @@ def decoding(
     config: Config, others: Others, types: int, tokens: int, naive: bool, vocabulary: int = 0
 ) -> dict[str, Any]:
     """One cell of decoding, all contenders; how many spans of the trees the separate rows find is noted."""
-    base, labels = config["base"], workload.type_names(types)
-    trees, rows = (Recogniser(loaded(base, vocabulary), tree) for tree in (True, False))
-    texts = workload.texts(trees.extractor.backbone.tokenizer, tokens, config["sentences"], config["seed"])
+    backbone, labels = loaded(config["base"], vocabulary), workload.type_names(types)
+    trees, rows = (Recogniser(backbone, tree) for tree in (True, False))
+    texts = workload.texts(backbone.tokenizer, tokens, config["sentences"], config["seed"])
     contenders: dict[str, Callable[[], Any]] = {
         TREES: partial(trees.predict, texts, labels),
         ROWS: partial(rows.predict, texts, labels),
@@ -87,7 +87,7 @@ def decoding(
     }
     peers = {name: Peer(python, name, others.encoder, labels, texts) for name, python in others.peers.items()}
     if naive:
-        decoder = NaiveDecoder(loaded(base, vocabulary), config["naive_batch"])
+        decoder = NaiveDecoder(backbone, config["naive_batch"])
         contenders[NAIVE] = partial(decoder.predict, texts, labels)
     found, apart = trees.predict(texts, labels), rows.predict(texts, labels)
     same = sum(len(one & other) for one, other in zip(found, apart, strict=True))
@@ -97,25 +97,15 @@ def decoding(
     return made | {"spans": sum(map(len, found)), "same_spans": same}
 
 
-def batch_size(config: Config, sizes: Sequence[int]) -> dict[str, Any]:
-    """Trees with several limits to the tokens of a batch."""
-    labels = workload.type_names(config["types"])
-    made = {str(size): Recogniser(loaded(config["base"]), True, [f"decode.batch_tokens={size}"]) for size in sizes}
-    tokenizer = next(iter(made.values())).extractor.backbone.tokenizer
-    texts = workload.texts(tokenizer, config["tokens"], 4 * config["sentences"], config["seed"])
+def variants(config: Config, setting: str, sentences: int, shares: bool = False) -> dict[str, Any]:
+    """Trees with the axis' values of a setting of decoding; with ``shares`` that of empty answers under each."""
+    backbone, labels = loaded(config["base"]), workload.type_names(config["types"])
+    made = {str(value): Recogniser(backbone, True, [f"decode.{setting}={value}"]) for value in config["axes"][setting]}
+    texts = workload.texts(backbone.tokenizer, config["tokens"], sentences, config["seed"])
+    empty = {name: round(one.empty_share(texts, labels), 4) for name, one in made.items()} if shares else {}
     contenders = {name: partial(one.predict, texts, labels) for name, one in made.items()}
-    return record(in_turn(contenders, config["repetitions"]), len(texts), "sentences")
-
-
-def empty_answers(config: Config, biases: Sequence[float]) -> dict[str, Any]:
-    """Trees, the share of empty answers moved by a bias on ending."""
-    labels = workload.type_names(config["types"])
-    made = {str(bias): Recogniser(loaded(config["base"]), True, [f"decode.end_bias={bias}"]) for bias in biases}
-    tokenizer = next(iter(made.values())).extractor.backbone.tokenizer
-    texts = workload.texts(tokenizer, config["tokens"], config["sentences"], config["seed"])
-    shares = {name: round(one.empty_share(texts, labels), 4) for name, one in made.items()}
-    contenders = {name: partial(one.predict, texts, labels) for name, one in made.items()}
-    return record(in_turn(contenders, config["repetitions"]), len(texts), "sentences") | {"empty_share": shares}
+    measured = record(in_turn(contenders, config["repetitions"]), len(texts), "sentences")
+    return measured | ({"empty_share": empty} if shares else {})
 
 
 def floors(config: Config) -> dict[str, Any]:
@@ -123,7 +113,7 @@ def floors(config: Config) -> dict[str, Any]:
     trees = Recogniser(loaded(config["base"]), True)
     labels, width = workload.type_names(config["types"]), trees.extractor.backbone.width
     texts = workload.texts(trees.extractor.backbone.tokenizer, config["tokens"], config["sentences"], config["seed"])
-    learner = Training(loaded(config["base"]), training_labels(config["types"]), True)
+    learner = Training(loaded(config["base"]), workload.training_labels(config["types"]), True)
     work: dict[str, Callable[[], Any]] = {
         "prediction": partial(trees.predict, texts, labels),
         "training": partial(learner.steps, config["steps"]),
@@ -149,7 +139,7 @@ def floors(config: Config) -> dict[str, Any]:
 
 def training(config: Config, vocabulary: int = 0) -> dict[str, Any]:
     """Training steps of trees, separate rows and the naive way."""
-    labels, steps = training_labels(config["types"]), config["steps"]
+    labels, steps = workload.training_labels(config["types"]), config["steps"]
     contenders = {
         TREES: Training(loaded(config["base"], vocabulary), labels, True),
         ROWS: Training(loaded(config["base"], vocabulary), labels, False),
@@ -161,7 +151,7 @@ def training(config: Config, vocabulary: int = 0) -> dict[str, Any]:
 
 def objectives(config: Config) -> dict[str, Any]:
     """Training steps on trees with several objectives."""
-    labels, steps = training_labels(config["types"]), config["steps"]
+    labels, steps = workload.training_labels(config["types"]), config["steps"]
     made = {
         name: Training(loaded(config["base"]), labels, True, settings)
         for name, settings in config["objectives"].items()
@@ -176,16 +166,16 @@ def memory(config: Config) -> dict[str, Any]:
     for work in ("decoding", "training"):
         for way in (TREES, ROWS, NAIVE):
             for size in config["axes"]["vocabulary"]:
-                found[f"{work}, {way}, vocabulary {size}"] = peak(work, way, str(size))
+                found[f"{work}, {way}, vocabulary {size}"] = peak(config, work, way, size)
     for megabytes in (config["stream_megabytes"] // 10, config["stream_megabytes"]):
         with tempfile.TemporaryDirectory() as folder:
-            found[f"stream of {megabytes} MB"] = peak("stream", folder, str(megabytes))
+            found[f"stream of {megabytes} MB"] = peak(config, "stream", folder, megabytes)
     return found
 
 
 def logits(config: Config) -> dict[str, Any]:
     """Megabytes of a training step's logits at the largest vocabulary: of the restricted loss, and of the whole."""
-    labels, vocabulary = training_labels(config["types"]), max(config["axes"]["vocabulary"])
+    labels, vocabulary = workload.training_labels(config["types"]), max(config["axes"]["vocabulary"])
     trees = Training(loaded(config["base"]), labels, True).batches(0)
     naive = NaiveTraining(loaded(config["base"]), labels)
     rows = [naive.rows[index] for index in range(STEP_SENTENCES * naive.types)]
@@ -199,13 +189,6 @@ def starts(config: Config) -> dict[str, Any]:
     """Seconds from the start of a process to its end."""
     seconds = in_turn({name: start(command) for name, command in STARTS.items()}, config["repetitions"])
     return {name: round(statistics.median(times), 3) for name, times in seconds.items()}
-
-
-def training_labels(count: int) -> list[str]:
-    """The example's types first, then others."""
-    own = sorted({label for example in workload.example_sentences() for label in example.labels})
-    others = (name for name in workload.type_names(count) if name not in own)
-    return [*own, *others][:count]
 
 
 def cells(config: Config, others: Others) -> Iterator[Cell]:
@@ -222,8 +205,8 @@ def cells(config: Config, others: Others) -> Iterator[Cell]:
         measured = partial(decoding, config, alone, config["types"], config["tokens"], True, size)
         yield f"decoding, vocabulary {size}", measured
         yield f"training, vocabulary {size}", partial(training, config, size)
-    yield "decoding, tokens in a batch", partial(batch_size, config, axes["batch_tokens"])
-    yield "decoding, empty answers", partial(empty_answers, config, axes["end_bias"])
+    yield "decoding, tokens in a batch", partial(variants, config, "batch_tokens", 4 * config["sentences"])
+    yield "decoding, empty answers", partial(variants, config, "end_bias", config["sentences"], True)
     yield "training, objectives", partial(objectives, config)
     yield "floors", partial(floors, config)
     yield "logits", partial(logits, config)

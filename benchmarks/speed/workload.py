@@ -38,6 +38,12 @@ def example_sentences() -> list[Example]:
     return [*read_examples(folder / "train.jsonl"), *read_examples(folder / "test.jsonl")]
 
 
+def training_labels(count: int) -> list[str]:
+    """The example's types first, then others: the example answers some of them."""
+    own = sorted({label for example in example_sentences() for label in example.labels})
+    return [*own, *(name for name in type_names(count) if name not in own)][:count]
+
+
 def texts(tokenizer: Any, tokens: int, count: int, seed: int) -> list[str]:
     """Texts of about so many tokens of ``tokenizer``: sentences of the example one after the other, cut at a word.
 
