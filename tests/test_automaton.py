@@ -210,6 +210,17 @@ def test_repeated_mentions_are_the_next_occurrences() -> None:
     assert automaton.advance(state, NEXT, (2, 2)).last == (2, 2)
 
 
+def test_what_lies_ahead_is_how_the_first_occurrence_goes_on() -> None:
+    automaton = flat([5, 6, 5, 7, NEXT, 6])
+    opened = automaton.advance(State(), 5)
+    assert automaton.ahead(State(), 3) == ()
+    assert [automaton.ahead(opened, most) for most in (0, 1, 3, 9)] == [(), (6,), (6, 5, 7), (6, 5, 7)]
+    assert automaton.ahead(automaton.advance(opened, 7), 3) == (), "a delimiter's id in the sentence is not crossed"
+    assert automaton.ahead(automaton.advance(opened, NEXT), 3) == ()
+    barred = SpanAutomaton([5, 6, 7], [True] * 3, [True, True, False], NEXT, END)
+    assert barred.ahead(barred.advance(State(), 5), 3) == (6,), "no end can be reached from the last token"
+
+
 def test_nested_answers_run_by_start_then_end() -> None:
     automaton = flat([5, 6, 7], nested=True)
     assert spelled(automaton, [5, NEXT, 5, 6, NEXT, 6, NEXT, 6, 7, END]) == [(0, 0), (0, 1), (1, 1), (1, 2)]

@@ -53,8 +53,8 @@ class Scripted:
         cast = None if self.cast is None or voting is None else np.array([self.cast] * count, dtype=np.float32)
         return np.array([self._logits(())] * count), cast
 
-    def feed(self, active: list[Any]) -> np.ndarray:
-        return np.array([self._logits(tuple(branch.emitted)) for branch in active])
+    def feed(self, active: list[Any], guesses: list[tuple[int, ...]]) -> np.ndarray:
+        return np.array([[self._logits(tuple(branch.emitted))] for branch in active])
 
     def _logits(self, emitted: tuple[int, ...]) -> list[float]:
         wanted = self.script[emitted]
@@ -181,9 +181,43 @@ class Watched(Scripted):
         super().__init__(batch, script)
         self.asked: list[list[int]] = []
 
-    def feed(self, active: list[Any]) -> np.ndarray:
+    def feed(self, active: list[Any], guesses: list[tuple[int, ...]]) -> np.ndarray:
         self.asked += [list(branch.emitted) for branch in active]
-        return super().feed(active)
+        return super().feed(active, guesses)
+
+
+class Guessing(Watched):
+    """Tells what comes behind the guesses too, as far as the script goes."""
+
+    def feed(self, active: list[Any], guesses: list[tuple[int, ...]]) -> np.ndarray:
+        super().feed(active, guesses)
+        width = 1 + max(map(len, guesses))
+        lines = [
+            [(*branch.emitted, *guessed[:right]) for right in range(width)]
+            for branch, guessed in zip(active, guesses, strict=True)
+        ]
+        return np.array([[self._logits(read) if read in self.script else [0.0] * 6 for read in of] for of in lines])
+
+
+def test_right_guesses_are_not_asked_again_and_wrong_ones_mean_nothing() -> None:
+    script: Script = {
+        (): {10: 0.9, 11: 0.02, 12: 0.02, 13: 0.02, END: 0.04},
+        (10,): {11: 0.8, NEXT: 0.1, END: 0.1},
+        (10, 11): {12: 0.6, NEXT: 0.2, END: 0.2},  # 12, 13 are guessed behind it
+        (10, 11, 12): {13: 0.1, NEXT: 0.7, END: 0.2},
+        (10, 11, 12, NEXT): {13: 1.0},
+        (10, 11, 12, NEXT, 13): {END: 1.0},
+    }
+    text = text_of((10, 11, 12, 13))
+    builder = RowBuilder(PROMPT, "sentence-first", tree=True)
+    batch = collate(builder.rows(text, [TypeQuery("A", (30,))]))
+    asked = {}
+    for runner in (Watched(batch, script), Guessing(batch, script)):
+        (spans,) = cllmfs.decoding._decode_batch(runner, builder, batch, FIRST, None)
+        assert [(span.first, span.last, round(span.score, 6)) for span in spans] == [(0, 2, 0.3888), (3, 3, 0.777778)]
+        asked[type(runner)] = runner.asked
+    assert asked[Watched] == [[10], [10, 11], [10, 11, 12], [10, 11, 12, NEXT], [10, 11, 12, NEXT, 13]]
+    assert asked[Guessing] == [[10], [10, 11, 12, NEXT], [10, 11, 12, NEXT, 13]]
 
 
 def test_an_answer_may_end_behind_next() -> None:
@@ -463,6 +497,8 @@ MIXED = (
     ("A long sentence about Ada Byron, who sailed from Oslo to Rome and back in a year.", {"person": (), "place": ()}),
     ("Oslo", {"place": (), "boat": (), "person": (), "weather": ()}),
 )
+
+
 FORTHCOMING = DecodeConfig(end_bias=-2.0, opening="best")
 EAGER = DecodeConfig(end_bias=-2.0, opening="first", open_at=0.1)
 
@@ -486,9 +522,9 @@ def test_cached_is_uncached(
     sizes: list[tuple[int, int, int]] = []
     feed = cllmfs.runners.CachedRunner.feed
 
-    def watched(runner: Any, active: list[Any]) -> np.ndarray:
+    def watched(runner: Any, active: list[Any], guesses: list[tuple[int, ...]]) -> np.ndarray:
         before = len(runner.held)
-        logits = feed(runner, active)
+        logits = feed(runner, active, guesses)
         sizes.append((before, len(active), len(runner.held)))
         return logits
 
@@ -501,6 +537,36 @@ def test_cached_is_uncached(
     same(cached, plain)
     assert any(before > after for before, _, after in sizes)  # branches have left the cache
     assert any(needed < after for _, needed, after in sizes)  # and branches have stayed although finished
+
+
+class Counted:
+    """A backbone's pass, counted."""
+
+    def __init__(self, backbone: Any) -> None:
+        self.forward, self.passes = backbone.forward, 0
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        self.passes += 1
+        return self.forward(*arguments, **named)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen3", "gpt2"])
+def test_guesses_change_the_number_of_passes_alone(monkeypatch: pytest.MonkeyPatch, architecture: str) -> None:
+    backbone = tiny_backbone(architecture)
+    builder = RowBuilder(backbone.prompt, "sentence-first", tree=True)
+    passes = {}
+    for most in (0, 1, 3, 8):
+        monkeypatch.setattr(cllmfs.decoding, "AHEAD", most)
+        run = Counted(backbone)
+        with monkeypatch.context() as patch:
+            patch.setattr(backbone, "forward", run)
+            found = decode(backbone, builder, requests_of(backbone, MIXED), FORTHCOMING, bidirectional=False)
+        passes[most] = run.passes
+        same(
+            found,
+            decode(backbone, builder, requests_of(backbone, MIXED), FORTHCOMING, bidirectional=False, cached=False),
+        )
+    assert passes[0] > passes[1] > passes[3] >= passes[8] > 1
 
 
 @pytest.mark.parametrize("cached", [True, False])

@@ -124,6 +124,15 @@ class SpanAutomaton:
                 allowed[self.next_id] = []
         return allowed
 
+    def ahead(self, state: State, most: int) -> tuple[int, ...]:
+        """The tokens that the open span copies if it goes on where it may stand first; at most ``most``."""
+        if not state.candidates:
+            return ()
+        begin = end = state.candidates[0] + 1
+        while end < min(begin + most, len(self.ids)) and self._reaches[end]:
+            end += 1
+        return self.ids[begin:end]
+
     def advance(self, state: State, token: int, span: tuple[int, int] | None = None) -> State:
         """The state after emitting ``token``; ``span`` names the occurrence when a delimiter closes a span.
 

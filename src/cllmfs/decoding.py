@@ -21,6 +21,9 @@ from cllmfs.config import DecodeConfig
 from cllmfs.model import Backbone
 from cllmfs.runners import CachedRunner, PlainRunner, Runner, VoteSettings
 
+# Tokens of a span that are fed before it is known to go on: a pass of few tokens costs hardly less than of one.
+AHEAD = 3
+
 
 @dataclass(frozen=True)
 class TokenSpan:
@@ -129,8 +132,9 @@ def _decode_batch(
     # Together as far as their copies of the cache keep within the budget.
     for active in pack(answering, config.batch_tokens, lambda one: batch.rows[one.row].path_length(one.number)):
         while active:
-            for branch, scores in zip(active, runner.feed(active), strict=True):
-                branch.emitted.append(_advance(branch, scores, config))
+            guesses = [branch.automaton.ahead(branch.state, AHEAD) for branch in active]
+            for branch, guessed, scores in zip(active, guesses, runner.feed(active, guesses), strict=True):
+                _follow(branch, guessed, scores, config)
             active = [branch for branch in active if not branch.state.ended]
     spans: list[list[TokenSpan]] = [[] for _ in batch.rows]
     for branch in branches:
@@ -162,6 +166,15 @@ def _empty_of(branch: _Branch, scores: np.ndarray, config: DecodeConfig) -> list
         return [bool(ends) for ends in end_mass[:, 0] >= mass.max(1, initial=0.0)]
     enough, _ = _probable_enough(mass / (end_mass + mass.sum(1, keepdims=True)), config.open_at)
     return [not of_one.any() for of_one in enough]
+
+
+def _follow(branch: _Branch, guessed: Sequence[int], scores: np.ndarray, config: DecodeConfig) -> None:
+    """Emit tokens while the guesses are right, and the one behind them; the k-th line of scores is read after k."""
+    for emitted, line in enumerate(scores[: len(guessed) + 1]):
+        token = _advance(branch, line, config)
+        branch.emitted.append(token)
+        if branch.state.ended or token != (*guessed, None)[emitted]:
+            return
 
 
 def _starts(choices: dict[int, list[int]]) -> list[int]:

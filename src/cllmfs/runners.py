@@ -46,10 +46,12 @@ class Runner(Protocol):
     def first(self, voting: VoteSettings | None) -> tuple[np.ndarray, np.ndarray | None]:
         """Logits [A, C] where each branch's answer opens, and the votes [A, n] of each branch."""
 
-    def feed(self, active: Sequence[Emitting]) -> np.ndarray:
-        """Logits [len(active), C] after the last token that each active branch emitted.
+    def feed(self, active: Sequence[Emitting], guesses: Sequence[Sequence[int]]) -> np.ndarray:
+        """Logits [len(active), K, C] after the last token that each active branch emitted, and after each guess.
 
-        The branches are among those of the call before, or a group of which none has been fed.
+        K is 1 or one more than the longest guess; what stands behind a shorter one means nothing. Guesses that are not
+        emitted before the next call are as good as never made. The branches are among those of the call before, or a
+        group of which none has been fed.
         """
 
 
@@ -132,31 +134,46 @@ class CachedRunner(_Reader):
         self.cache = _roomy_cache()  # of the branches in ``held``, a row each
         self.held: list[tuple[int, int]] = []  # row and number of each
         self.real = torch.empty(0, 0, dtype=torch.bool)  # [held, columns] which columns of the cache are theirs
+        self.fed: dict[tuple[int, int], int] = {}  # tokens that each had emitted when it was fed last
+        self.width = 0  # columns of the last pass
 
-    def feed(self, active: Sequence[Emitting]) -> np.ndarray:
-        """As :meth:`Runner.feed`: logits of shape [len(active), C]."""
+    def feed(self, active: Sequence[Emitting], guesses: Sequence[Sequence[int]]) -> np.ndarray:
+        """As :meth:`Runner.feed`: logits of shape [len(active), K, C]."""
         wanted = [(branch.row, branch.number) for branch in active]
         if not set(wanted) <= set(self.held):
             self._leave_tree(wanted)
-        elif len(wanted) * 2 <= len(self.held):  # moving the cache whenever one has finished would cost more
-            self._keep(wanted)
+        else:
+            self._forget_wrong_guesses(active)
+            if len(wanted) * 2 <= len(self.held):  # moving the cache whenever one has finished would cost more
+                self._keep(wanted)
+        self.fed = {key: len(branch.emitted) for branch, key in zip(active, wanted, strict=True)}
+        self.width = 1 + max(map(len, guesses))
         line = {key: number for number, key in enumerate(self.held)}
-        ids, positions = np.zeros((len(line), 1), np.int64), np.zeros((len(line), 1), np.int64)
-        for branch, key in zip(active, wanted, strict=True):
-            ids[line[key]] = branch.emitted[-1]
+        ids, starts = np.zeros((len(line), self.width), np.int64), np.zeros((len(line), 1), np.int64)
+        for branch, guessed, key in zip(active, guesses, wanted, strict=True):
+            ids[line[key], : 1 + len(guessed)] = (branch.emitted[-1], *guessed)
             before = self.batch.rows[branch.row].path_length(branch.number)
-            positions[line[key]] = before + len(branch.emitted) - 1
+            starts[line[key]] = before + len(branch.emitted) - 1
         device = self.backbone.device
-        self.real = torch.cat([self.real, self.real.new_ones(len(line), 1)], dim=1)
+        new = torch.ones(self.width, self.width, dtype=torch.bool, device=device).tril()
+        seen = torch.cat([self.real[:, None].expand(-1, self.width, -1), new.expand(len(line), -1, -1)], dim=2)
         hidden = self.backbone.forward(
             torch.from_numpy(ids).to(device),
-            self.real[:, None],
-            torch.from_numpy(positions).to(device),
+            seen,
+            torch.from_numpy(starts + np.arange(self.width)).to(device),
             cache=self.cache,
         )
+        self.real = torch.cat([self.real, self.real.new_ones(len(line), self.width)], dim=1)
         lines = torch.tensor([line[key] for key in wanted], device=device)
         candidates = self.batch.candidates[torch.tensor([row for row, _ in wanted], device=device)]
-        return self.backbone.project(hidden.last[lines], candidates)[:, 0].cpu().numpy()
+        return self.backbone.project(hidden.last[lines], candidates).cpu().numpy()
+
+    def _forget_wrong_guesses(self, active: Sequence[Emitting]) -> None:
+        """Hide the columns of tokens that were fed, but not emitted."""
+        kept = {(branch.row, branch.number): len(branch.emitted) for branch in active}
+        right = [kept.get(key, 0) - self.fed.get(key, 0) for key in self.held]
+        columns = torch.arange(self.width, device=self.real.device)
+        self.real[:, -self.width :] &= columns < torch.tensor(right, device=self.real.device)[:, None]
 
     def _leave_tree(self, wanted: list[tuple[int, int]]) -> None:
         """Copy the prefix' and its own columns of each branch; what pads the shorter ones is seen by none."""
@@ -188,8 +205,8 @@ class CachedRunner(_Reader):
 class PlainRunner(_Reader):
     """Runs whole rows anew at every step: the reference, and the way for models without trees."""
 
-    def feed(self, active: Sequence[Emitting]) -> np.ndarray:
-        """As :meth:`Runner.feed`: logits of shape [len(active), C]."""
+    def feed(self, active: Sequence[Emitting], guesses: Sequence[Sequence[int]]) -> np.ndarray:
+        """As :meth:`Runner.feed`, without guesses: logits of shape [len(active), 1, C]."""
         rows: dict[int, Row] = {}
         for branch in active:
             row = rows.get(branch.row, self.batch.rows[branch.row])
@@ -206,4 +223,4 @@ class PlainRunner(_Reader):
             total += len(row.branches)
         wanted = batch.anchors[[first_anchor[branch.row] + branch.number for branch in active]]
         candidates = self.batch.candidates[[branch.row for branch in active]]
-        return self.backbone.project(hidden.last[wanted[:, 0], wanted[:, 1]][:, None], candidates)[:, 0].cpu().numpy()
+        return self.backbone.project(hidden.last[wanted[:, 0], wanted[:, 1]][:, None], candidates).cpu().numpy()
