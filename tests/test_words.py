@@ -10,7 +10,8 @@ from conftest import TEXT_PIECES, texts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cllmfs.words import clusters, word_units
+import cllmfs.words
+from cllmfs.words import _units_of_clusters, clusters, word_units
 
 
 def cut(text: str, pieces: list[tuple[int, int]]) -> list[str]:
@@ -75,6 +76,18 @@ def test_units_by_hand(text: str, units: list[str]) -> None:
 )
 def test_clusters_by_hand(text: str, expected: list[str]) -> None:
     assert cut(text, clusters(text)) == expected
+
+
+@given(st.one_of(texts(), st.text()))
+def test_units_are_those_of_the_clusters(text: str) -> None:
+    assert word_units(text) == _units_of_clusters(text)
+
+
+@pytest.mark.parametrize("text", ["Ada 2_3\r\n\x1f-\x85b\u2028c\u3000d", "çé—“東京”", "\x00a\ud800b", ""])
+def test_texts_without_joining_characters_take_the_short_way(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = _units_of_clusters(text)
+    monkeypatch.setattr(cllmfs.words, "_units_of_clusters", None)
+    assert word_units(text) == expected
 
 
 @given(texts())

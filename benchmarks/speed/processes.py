@@ -9,6 +9,7 @@ runs one piece of work, the configuration given as JSON, and prints its peak as 
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -93,18 +94,23 @@ def _training(config: Config, way: str, vocabulary: int) -> Callable[[], Any]:
 
 def _stream(config: Config, way: str, megabytes: int) -> Callable[[], Any]:
     """``cllmfs predict`` over a JSONL file, with a tiny base: its memory is the question, not its speed."""
+    import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
     from benchmarks.speed import workload
     from cllmfs.bases import base_folder
     from cllmfs.cli import app
+    from cllmfs.loading import PROMPT_FILE
 
     folder = Path(way)
-    tokenizer = AutoTokenizer.from_pretrained(base_folder(config["base"]))
+    own = Path(str(base_folder(config["base"])))
+    tokenizer = AutoTokenizer.from_pretrained(own)
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    torch.manual_seed(config["seed"])
     model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=1024, **sizes))
     model.save_pretrained(folder / "base")
     tokenizer.save_pretrained(folder / "base")
+    shutil.copy(own / PROMPT_FILE, folder / "base")
     texts = workload.texts(tokenizer, 256, 64, 0)
     with (folder / "texts.jsonl").open("w", encoding="utf-8") as file:
         number = 0
@@ -112,7 +118,12 @@ def _stream(config: Config, way: str, megabytes: int) -> Callable[[], Any]:
             file.write(json.dumps({"text": f"{number}: {texts[number % len(texts)]}"}) + "\n")
             number += 1
     paths = ["--input", str(folder / "texts.jsonl"), "--output", str(folder / "spans.jsonl")]
-    return lambda: app(["predict", str(folder / "base"), *paths, "--label", "part"], standalone_mode=False)
+
+    def predict() -> None:
+        if code := app(["predict", str(folder / "base"), *paths, "--label", "part"], standalone_mode=False):
+            raise RuntimeError(f"cllmfs predict ended with {code}")
+
+    return predict
 
 
 def main() -> None:

@@ -191,13 +191,13 @@ def _atoms(
     covered: list[tuple[int, int] | None] = []  # the pieces of each token, first and last
     glued = [False] * (len(pieces) + 1)  # glued[i]: piece i belongs with piece i - 1
     for start, end in offsets:
-        inside = [piece_at[position] for position in (start, end - 1)] if start < end else []
-        if not inside or -1 in inside:
+        low, high = (piece_at[start], piece_at[end - 1]) if start < end else (-1, -1)
+        if low < 0 or high < 0:
             covered.append(None)
             continue
-        low, high = min(inside), max(inside)
         covered.append((low, high))
-        glued[low + 1 : high + 1] = [True] * (high - low)
+        if low < high:
+            glued[low + 1 : high + 1] = [True] * (high - low)
     atom_of: list[int] = []
     for index in range(len(pieces)):
         atom_of.append(atom_of[-1] if index and glued[index] else index)

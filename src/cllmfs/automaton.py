@@ -11,10 +11,12 @@ still allowed. The caller may resolve it otherwise among :meth:`SpanAutomaton.cl
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 _NOTHING = (-1, -1)
+
+Choices = Mapping[int, Sequence[int]]  # allowed token ids, each with the sentence positions that it would copy
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class SpanAutomaton:
             self._reaches[position] = not barrier[position] and (self.end_ok[position] or beyond)
         self.starts = [p for p in range(len(self.ids)) if start_ok[p] and self._reaches[p]]
         self._last_reach = self._last_end_by_start()
+        self._choices: dict[State, Choices] = {}
 
     def _last_end_by_start(self) -> dict[int, int]:
         """The furthest end of a span that begins at each start; needed only for nested answers."""
@@ -103,10 +106,14 @@ class SpanAutomaton:
                 found.append(span)
         return [span for span in found if self._open_starts(span)] if token == self.next_id else found
 
-    def choices(self, state: State) -> dict[int, list[int]]:
+    def choices(self, state: State) -> Choices:
         """Allowed token ids, each with the sentence positions that it would copy; delimiters copy none."""
-        if state.ended:
-            return {}
+        # All types of a sentence begin in one state, and a choice is looked at before it is made.
+        if state not in self._choices:
+            self._choices[state] = {} if state.ended else self._allowed(state)
+        return self._choices[state]
+
+    def _allowed(self, state: State) -> Choices:
         allowed: dict[int, list[int]] = {}
         if not state.candidates:
             for position in self._open_starts(state.last):
@@ -153,7 +160,7 @@ class SpanAutomaton:
             last = span if span is not None else closings[0]
         return State(last, must_open=token == self.next_id, ended=token == self.end_id)
 
-    def path(self, spans: Iterable[tuple[int, int]]) -> list[tuple[int, dict[int, list[int]]]]:
+    def path(self, spans: Iterable[tuple[int, int]]) -> list[tuple[int, Choices]]:
         """The tokens that emit the token ranges ``spans`` (first, last), each with the choices at its step.
 
         Ranges the automaton cannot emit (off the edges, overlapping in a flat answer, across a delimiter's id) raise.

@@ -121,7 +121,7 @@ class RowBuilder:
         if not queries:
             return []
         prompt = self.prompt
-        automaton = self.automaton(sentence)
+        automaton = None if all(query.spans is None for query in queries) else self.automaton(sentence)
         candidates = tuple(sorted({*sentence.ids, prompt.next_id, prompt.end_id}))
         local = {token: position for position, token in enumerate(candidates)}
         cases = sentence.cases if prompt.template.letter_case else ()
@@ -144,8 +144,8 @@ class RowBuilder:
         return [Row(prefix, group, start, sentence, candidates, index, cases) for group in groups]
 
 
-def _branch(query: TypeQuery, head: tuple[int, ...], automaton: SpanAutomaton, local: dict[int, int]) -> Branch:
-    if query.spans is None:
+def _branch(query: TypeQuery, head: tuple[int, ...], automaton: SpanAutomaton | None, local: dict[int, int]) -> Branch:
+    if query.spans is None or automaton is None:
         return Branch(query.label, head, len(head) - 1)
     steps = automaton.path(query.spans)
     answer = tuple(token for token, _ in steps)

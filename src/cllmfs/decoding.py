@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from cllmfs.alignment import TokenizedText
-from cllmfs.automaton import SpanAutomaton, State
+from cllmfs.automaton import Choices, SpanAutomaton, State
 from cllmfs.batching import Batch, RowBuilder, TypeQuery, collate, pack
 from cllmfs.config import DecodeConfig
 from cllmfs.model import Backbone
@@ -177,7 +177,7 @@ def _follow(branch: _Branch, guessed: Sequence[int], scores: np.ndarray, config:
             return
 
 
-def _starts(choices: dict[int, list[int]]) -> list[int]:
+def _starts(choices: Choices) -> list[int]:
     """The tokens that open a span, by the place of their first occurrence."""
     return sorted((token for token in choices if choices[token]), key=lambda token: choices[token][0])
 
@@ -208,7 +208,7 @@ def _advance(branch: _Branch, scores: np.ndarray, config: DecodeConfig) -> int:
     return _open_or_end(branch, choices, log_p, config)
 
 
-def _open_or_end(branch: _Branch, choices: dict[int, list[int]], log_p: dict[int, float], config: DecodeConfig) -> int:
+def _open_or_end(branch: _Branch, choices: Choices, log_p: dict[int, float], config: DecodeConfig) -> int:
     end_id = branch.automaton.end_id
     starts = _starts(choices)
     best = max(starts, key=log_p.__getitem__, default=end_id)
@@ -239,7 +239,7 @@ def _first_opening(branch: _Branch, starts: list[int], log_p: dict[int, float], 
 
 def _continue_or_close(
     branch: _Branch,
-    choices: dict[int, list[int]],
+    choices: Choices,
     log_p: dict[int, float],
     closing: dict[int, tuple[int, int]],
     config: DecodeConfig,
@@ -265,14 +265,14 @@ def _continue_or_close(
 
 
 def _adjustment(
-    branch: _Branch, token: int, positions: list[int], closing: tuple[int, int] | None, end_bias: float
+    branch: _Branch, token: int, positions: Sequence[int], closing: tuple[int, int] | None, end_bias: float
 ) -> float:
     """What votes and bias add to a token's logit: votes where a span opens or closes, the bias where an answer ends."""
     bias = end_bias if token == branch.automaton.end_id else 0.0
     if branch.votes is None:
         return bias
     if not branch.state.candidates:
-        return bias + (float(branch.votes[positions].max()) if positions else 0.0)
+        return bias + (float(branch.votes[list(positions)].max()) if positions else 0.0)
     return bias + (float(branch.votes[closing[1]]) if closing is not None else 0.0)
 
 

@@ -34,6 +34,8 @@ def windows(tokens: TokenizedText, limit: int, overlap: int) -> list[Window]:
     """
     if not len(tokens):
         return []
+    if len(tokens) <= limit:
+        return [Window(0, len(tokens), (0, len(tokens)))]
     overlap = min(overlap, limit // 4)
     cuts: list[tuple[int, int]] = []
     ranks = _ranks(tokens)
