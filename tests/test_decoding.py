@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import EXAMPLES, requests_of, tiny_backbone
+from conftest import EXAMPLES, fresh_backbone, requests_of, tiny_backbone
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import DynamicCache
@@ -614,6 +614,17 @@ def test_nothing_asked_and_nothing_to_read() -> None:
     found = decode(backbone, builder, requests, config, bidirectional=False)
     assert found[:2] == [[], []] and found[2]
     assert decode(backbone, builder, [], config, bidirectional=False) == []
+
+
+def test_a_model_in_training_is_put_at_rest() -> None:
+    backbone = fresh_backbone("gpt2", resid_pdrop=0.5, embd_pdrop=0.5)
+    builder = RowBuilder(backbone.prompt, "sentence-first", tree=True)
+    found = []
+    for training in (False, True, True):
+        backbone.model.train(training)
+        found.append(decode(backbone, builder, requests_of(backbone), FORTHCOMING, bidirectional=False))
+        assert backbone.model.training == training
+    assert found[0] == found[1] == found[2] and any(found[0])
 
 
 def test_votes_of_weight_0_are_no_votes() -> None:

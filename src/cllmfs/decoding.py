@@ -81,15 +81,13 @@ def decode(
     ]
     found: list[list[TokenSpan]] = [[] for _ in requests]
     voting = voting if voting is not None and voting.weight > 0 else None
-    for group in pack(rows, config.batch_tokens):
-        batch = collate(group).to(backbone.device)
-        runner: Runner
-        if cached and backbone.takes_trees():
-            runner = CachedRunner(backbone, batch, bidirectional)
-        else:
-            runner = PlainRunner(backbone, batch, bidirectional)
-        for row, spans in zip(group, _decode_batch(runner, builder, batch, config, voting), strict=True):
-            found[row.index] += spans
+    make_runner = CachedRunner if cached and backbone.takes_trees() else PlainRunner
+    with backbone.at_rest():
+        for group in pack(rows, config.batch_tokens):
+            batch = collate(group).to(backbone.device)
+            runner = make_runner(backbone, batch, bidirectional)
+            for row, spans in zip(group, _decode_batch(runner, builder, batch, config, voting), strict=True):
+                found[row.index] += spans
     for request, spans in zip(requests, found, strict=True):
         order = {query.label: number for number, query in enumerate(request.queries)}
         spans.sort(key=lambda span: (order[span.label], span.first, span.last))

@@ -178,12 +178,14 @@ class Backbone:
     def at_rest(self) -> Iterator[None]:
         """No dropout, no mixed precision, no graph: a probe must see the model itself, whoever asks."""
         training = self.model.training
-        self.model.eval()
+        if training:
+            self.model.eval()
         try:
             with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
                 yield
         finally:
-            self.model.train(training)
+            if training:
+                self.model.train()
 
     def takes_trees(self) -> bool:
         """Whether a tree gives the same states as its branches run apart; found out by trying, once."""

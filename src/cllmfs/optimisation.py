@@ -97,13 +97,21 @@ class Optimisation:
         self._scheduler_step()  # the first step would have rate 0: the schedule is read one step ahead
 
     def steps(self) -> Iterator[Step]:
-        """Run the remaining steps; the caller saves, evaluates and stops."""
-        while self.done < self.total:
-            yield self._step()
+        """Run the remaining steps; the caller saves, evaluates and stops.
+
+        The model stays in training mode until the iterator ends or is closed: what evaluates between two steps puts it
+        at rest (:meth:`~cllmfs.model.Backbone.at_rest`), as decoding does.
+        """
+        try:
+            while self.done < self.total:
+                yield self._step()
+        finally:
+            self.backbone.model.eval()
 
     def _step(self) -> Step:
         torch.manual_seed((self.train.seed * 1_000_003 + self.done) % (1 << 63))
-        self.backbone.model.train()
+        if not self.backbone.model.training:  # the walk over all modules costs a small base 5 % of a step
+            self.backbone.model.train()
         batches = self.batches_of(self.done)
         weights = [float((batch.target >= 0).sum()) for batch in batches]
         loss = language = contrastive = 0.0
@@ -123,7 +131,6 @@ class Optimisation:
         self.optimizer.zero_grad(set_to_none=True)
         self.scheduler.step()
         self.done += 1
-        self.backbone.model.eval()
         tokens = sum(batch.tokens for batch in batches)
         return Step(self.done, self.total, loss, language, contrastive, norm.item(), tokens)
 
