@@ -55,9 +55,8 @@ def table(systems: Systems, baseline: str) -> list[list[str]]:
 
 
 def _average_row(systems: Systems, baseline: str, datasets: Sequence[str], k: int) -> list[str]:
-    """Means over the data sets that all systems with this k have: else systems would be averaged over other sets."""
-    present = {name: runs for name, runs in systems.items() if any(run.k == k for run in runs)}
-    sets = [name for name in datasets if all(cell(runs, name, k) for runs in present.values())]
+    """Means over all data sets with this k; a system that lacks one has none, or it would be of other sets."""
+    sets = [name for name in datasets if any(cell(runs, name, k) for runs in systems.values())]
 
     def average(values: Iterable[float | None]) -> float | None:
         known = [value for value in values if value is not None]
@@ -105,7 +104,7 @@ def markdown(
         f"Strict micro-F1 in per cent (exact start, end and label; all types on every sentence of the {split} split): "
         "mean ± sd over supports, their number in brackets. k: mentions of each type in a support, at least. "
         f"Differences are means over the supports that both systems have. A dash ({MISSING}) was not measured. "
-        "Averages are over the data sets that every system has at this k, systems without any run at this k left out.",
+        "Averages are over all data sets that were measured at this k; a system that lacks one of them has none.",
         pipes(table(systems, baseline)),
     ]
     if curves:
