@@ -50,9 +50,6 @@ bench: ## say where the benchmarks are
 	@echo "Benchmarks: a folder each under benchmarks/, with its configuration, results and command in its README."
 
 FEW_SHOT := benchmarks/few_shot
-RESULTS := $(FEW_SHOT)/results
-RUN_ON := --data "$(DATA)" --datasets crossner_ai crossner_politics crossner_science mit_movie_trivia snips wnut17
-TUNE_ON := --encoder "$(ENCODER)" $(RUN_ON)
 
 # Systems that need other versions of the libraries live in environments of their own.
 .venv-%/.installed: $(FEW_SHOT)/requirements-%.txt
@@ -63,15 +60,9 @@ TUNE_ON := --encoder "$(ENCODER)" $(RUN_ON)
 
 bench-few-shot: $(STAMP) .venv-span-marker/.installed .venv-spacy/.installed ## few-shot table: DATA and ENCODER
 	@test -n "$(DATA)" -a -n "$(ENCODER)" || { echo "bench-few-shot needs DATA and ENCODER: see $(FEW_SHOT)"; exit 1; }
-	$(PY) $(FEW_SHOT)/run.py $(RUN_ON) --k 0 1 5 --output $(RESULTS)/cllmfs_mini.json
-	$(PY) $(FEW_SHOT)/run.py $(RUN_ON) --k 10 20 50 --seeds 0 1 2 --output $(RESULTS)/cllmfs_mini.json
-	$(PY) $(FEW_SHOT)/token_classifier.py $(TUNE_ON) --k 1 5 --output $(RESULTS)/token_classifier.json
-	$(PY) $(FEW_SHOT)/token_classifier.py $(TUNE_ON) --k 10 20 50 --seeds 0 1 2 --output $(RESULTS)/token_classifier.json
-	.venv-span-marker/bin/python $(FEW_SHOT)/span_marker_ner.py $(TUNE_ON) --seeds 0 1 2 --output $(RESULTS)/span_marker.json
-	.venv-spacy/bin/python $(FEW_SHOT)/spacy_ner.py $(TUNE_ON) --seeds 0 1 2 --output $(RESULTS)/spacy.json
-	$(PY) $(FEW_SHOT)/report.py --system "cllmfs=$(RESULTS)/cllmfs_mini.json" \
-		--system "token classifier=$(RESULTS)/token_classifier.json" \
-		--system "SpanMarker=$(RESULTS)/span_marker.json" --system "spaCy=$(RESULTS)/spacy.json"
+	$(VENV)/bin/cllmfs benchmark $(FEW_SHOT)/config.toml --data "$(DATA)" --define encoder="$(ENCODER)" \
+		--output $(FEW_SHOT)/results
+	$(VENV)/bin/cllmfs report $(FEW_SHOT)/results --first cllmfs --first "token classifier" --output docs/few_shot.md
 
 SPEED := benchmarks/speed
 

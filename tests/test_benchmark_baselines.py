@@ -1,9 +1,8 @@
-"""The baselines of the few-shot benchmark: tags there and back, the loop over runs, resuming, the classifier itself."""
+"""The baselines of the few-shot benchmark: tags there and back, a task done, the classifier itself."""
 
 from __future__ import annotations
 
 import itertools
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cllmfs.benchmark_task import Task, read_answer, read_task, write_task
 from cllmfs.schema import Document, Example
 from cllmfs.tagging import spans_of_tags
 
@@ -21,8 +21,8 @@ if not (ROOT / "benchmarks" / "few_shot").is_dir():
     pytest.skip("benchmarks is not part of this install", allow_module_level=True)
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.few_shot import baselines, token_classifier  # noqa: E402
-from benchmarks.few_shot.baselines import Baseline, Recipe, tag_names, to_tags, token_spans  # noqa: E402
+from benchmarks.few_shot import adapter, token_classifier  # noqa: E402
+from benchmarks.few_shot.adapter import Baseline, Recipe, tag_names, to_tags, token_spans  # noqa: E402
 from benchmarks.few_shot.token_classifier import document  # noqa: E402
 
 ADA = Example.from_tokens(["Ada", "Byron", "met", "Bo", "in", "Rome"], [(0, 2, "per"), (3, 4, "per"), (5, 6, "loc")])
@@ -71,89 +71,33 @@ def test_steps_are_passes_within_bounds() -> None:
     assert [recipe.steps(rows) for rows in (1, 12, 13, 400)] == [30, 30, 40, 100]
 
 
-# the loop over runs
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    folder = tmp_path / "data" / "tiny"
-    folder.mkdir(parents=True)
-    rows = [{"tokens": [name, "sings", str(number)], "spans": [[0, 1, "per"]]} for number, name in enumerate("ABCDEF")]
-    for split, part in (("train", rows[:4]), ("dev", rows[4:5]), ("test", rows[4:])):
-        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part), encoding="utf-8")
-    return tmp_path / "data"
+# the program
 
 
 class Oracle:
-    """Finds the first token of every sentence; counts how often it was trained."""
+    """Finds the first token of every sentence; notes how it was trained."""
 
     def __init__(self) -> None:
-        self.seen: list[tuple[str, int, int]] = []
+        self.seen: list[tuple[str, int, int, float]] = []
 
     def fine_tune(self, encoder: str, shots: Sequence[Example], recipe: Recipe, seed: int) -> Oracle:
-        self.seen.append((encoder, len(shots), seed))
+        self.seen.append((encoder, len(shots), seed, recipe.learning_rate))
         return self
 
     def predict(self, model: Any, examples: Sequence[Example]) -> list[Document]:
         assert model is self
         return [document(example, [(0, 1, "per")]) for example in examples]
 
-    def baseline(self) -> Baseline:
-        return Baseline("oracle", Recipe(), self.fine_tune, self.predict, ("pytest",))
 
-
-def call(monkeypatch: pytest.MonkeyPatch, oracle: Oracle, data: Path, output: Path, *more: str) -> list[dict[str, Any]]:
-    words = [
-        "oracle",
-        "--encoder",
-        "e/model",
-        "--data",
-        str(data),
-        "--datasets",
-        "tiny",
-        "--output",
-        str(output),
-        *more,
-    ]
-    monkeypatch.setattr(sys, "argv", words)
-    baselines.main(oracle.baseline())
-    return json.loads(output.read_text(encoding="utf-8"))["runs"]  # type: ignore[no-any-return]
-
-
-def test_every_run_is_recorded_once(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    oracle, output = Oracle(), tmp_path / "results.json"
-    runs = call(monkeypatch, oracle, data, output, "--k", "1", "2", "--seeds", "0", "1")
-    assert [(run["k"], run["seed"], run["support_sentences"]) for run in runs] == [
-        (1, 0, 1),
-        (1, 1, 1),
-        (2, 0, 2),
-        (2, 1, 2),
-    ]
-    assert {(run["f1"], run["correct"], run["gold"], run["sentences"], run["ungrounded"]) for run in runs} == {
-        (1.0, 2, 2, 2, 0)
-    }
-    assert {run["encoder"] for run in runs} == {"e"} and set(runs[0]["versions"]) == {"pytest"}
-    call(monkeypatch, oracle, data, output, "--k", "1", "2", "--seeds", "0", "1")
-    assert len(oracle.seen) == 4, "finished runs are skipped"
-    assert len(call(monkeypatch, oracle, data, output, "--k", "1", "--seeds", "0", "2", "--learning-rate", "1e-3")) == 6
-    assert len(call(monkeypatch, oracle, data, output, "--k", "1", "--seeds", "0", "--limit", "1")) == 7, (
-        "fewer sentences"
-    )
-
-
-def test_a_stopped_job_keeps_what_it_has(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    oracle, output = Oracle(), tmp_path / "results.json"
-
-    def stop(*_: object) -> Oracle:
-        if len(oracle.seen) == 2:
-            raise KeyboardInterrupt
-        return Oracle.fine_tune(oracle, *_)  # type: ignore[arg-type]
-
-    with monkeypatch.context() as patch:
-        patch.setattr(oracle, "fine_tune", stop)
-        with pytest.raises(KeyboardInterrupt):
-            call(monkeypatch, oracle, data, output, "--k", "1")
-    assert len(call(monkeypatch, oracle, data, output, "--k", "1")) == 5 and len(oracle.seen) == 5
+def test_a_baseline_does_a_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_task(tmp_path, Task((ADA, ADA), (ADA, Example("Bo", (), ((0, 2),))), ("loc", "per"), 4))
+    oracle = Oracle()
+    monkeypatch.setattr(sys, "argv", ["oracle", str(tmp_path), "--encoder", "e", "--learning-rate", "1e-3"])
+    adapter.main(Baseline("oracle", Recipe(), oracle.fine_tune, oracle.predict, ("pytest",)))
+    assert oracle.seen == [("e", 2, 4, 1e-3)]
+    documents, facts = read_answer(tmp_path, read_task(tmp_path).texts)
+    assert [(span.text, span.label) for one in documents for span in one.spans] == [("Ada", "per"), ("Bo", "per")]
+    assert facts["steps"] == 300 and facts["recipe"]["learning_rate"] == 1e-3 and set(facts["versions"]) == {"pytest"}
 
 
 # the token classifier

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from conftest import EXAMPLES, own_byte_tokenizer, requests_of, rows_of, tiny_backbone
@@ -135,13 +133,6 @@ def test_operations_are_counted() -> None:
     rows = rows_of(backbone, RowBuilder(backbone.prompt, "sentence-first", tree=True))
     ids = torch.tensor([rows[0].prefix])
     assert operations(lambda: backbone.model(ids)) > operations(lambda: backbone.model(ids[:, :5])) > 0
-
-
-def test_a_process_does_not_show_the_peak_of_the_one_that_started_it() -> None:
-    held = np.ones(90_000_000)  # 720 MB
-    code = "import sys; sys.path.insert(0, '.'); from benchmarks.speed import measuring as m; print(m.peak_megabytes())"
-    shown = subprocess.run([sys.executable, "-c", code], cwd=processes.ROOT, capture_output=True, text=True, check=True)
-    assert 20 < float(shown.stdout) < held.nbytes / 1e6 < measuring.peak_megabytes()
 
 
 # the cells

@@ -25,7 +25,7 @@ from cllmfs.sampling import sample_k_shot
 from cllmfs.schema import Document, Example, Span
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = ("validate", "convert", "sample", "train", "predict", "evaluate", "info", "demo")
+COMMANDS = ("validate", "convert", "sample", "train", "predict", "evaluate", "info", "benchmark", "report", "demo")
 
 ADA = {
     "text": "Ada lives in Rome.",

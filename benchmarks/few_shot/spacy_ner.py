@@ -7,22 +7,16 @@ Encoder, shots, test sentences and scorer are those of the other systems. spacy-
     python -m venv .venv-spacy
     .venv-spacy/bin/pip install -r benchmarks/few_shot/requirements-spacy.txt
     .venv-spacy/bin/pip install --no-deps -e .
-    .venv-spacy/bin/python benchmarks/few_shot/spacy_ner.py --encoder DIR --data DIR --datasets wnut17 --k 5 \
-        --seeds 0 1 2 --output results.json
 
 Pipeline and optimiser are those that ``spacy init config --pipeline ner --gpu`` writes: a parser of width 64 over the
 mean of a token's sub-words; Adam, weight decay 0.01, gradient norm at most 1, dropout 0.1, warm-up and linear decay.
 The batches are of 4 sentences as the baseline's, and the steps are set by the shots: spaCy would stop by a dev set,
 which few shots do not have. Documents are made from the data's tokens, so offsets are exact.
 
-The learning rate, 5e-5, is that of the template; the steps are 20 passes over the shots, at least 300, at most 3,000.
-Neither is chosen on dev sets: of the grid below nothing is measured yet. The command measures what is missing of it:
+The steps are 20 passes over the shots, at least 300 and at most 3,000; how the learning rate was chosen is in the
+README.
 
-    .venv-spacy/bin/python benchmarks/few_shot/spacy_ner.py --encoder DIR --data DIR --split dev \
-        --datasets snips mit_movie_trivia crossner_politics --k 5 --seeds 0 --learning-rate 5e-5 1e-4 3e-4 \
-        --epochs 20 60 --output benchmarks/few_shot/results/spacy_dev.json
-
-Knows spaCy; the loop over runs and the results file are those of all baselines.
+Knows spaCy; it is a system of ``cllmfs benchmark``, as config.toml names it.
 """
 
 from __future__ import annotations
@@ -34,9 +28,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# Run as a script, Python puts this folder first on the path, where datasets.py would hide the Hugging Face package of
-# that name from transformers. The libraries are told to stay off the network before they are imported: they read this
-# only then.
+# Run as a script, Python puts this folder first on the path. The libraries are told to stay off the network before they
+# are imported: they read this only then.
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])
     os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
@@ -46,7 +39,7 @@ from spacy.tokens import Doc
 from spacy.training import Example as Pair
 from thinc.api import Adam, warmup_linear
 
-from benchmarks.few_shot.baselines import Baseline, Recipe, drawn_batches, main, to_tags, token_spans
+from benchmarks.few_shot.adapter import Baseline, Recipe, drawn_batches, main, to_tags, token_spans
 from cllmfs.schema import Document, Example, Span
 
 
@@ -129,4 +122,4 @@ def predict(nlp: Any, examples: Sequence[Example], batch_size: int = 32) -> list
 PACKAGES = ("spacy", "spacy-transformers", "transformers", "torch")
 
 if __name__ == "__main__":
-    main(Baseline("spaCy ner", SpacyRecipe(), fine_tune, predict, PACKAGES))
+    main(Baseline("spaCy ner", SpacyRecipe(learning_rate=1e-4), fine_tune, predict, PACKAGES))

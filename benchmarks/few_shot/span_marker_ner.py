@@ -7,23 +7,16 @@ needs transformers below 5, so it has an environment of its own, in which cllmfs
     python -m venv .venv-span-marker
     .venv-span-marker/bin/pip install -r benchmarks/few_shot/requirements-span-marker.txt
     .venv-span-marker/bin/pip install --no-deps -e .
-    .venv-span-marker/bin/python benchmarks/few_shot/span_marker_ner.py --encoder DIR --data DIR --datasets wnut17 \
-        --k 5 --seeds 0 1 2 --output results.json
 
 Sequence lengths, batch size, warm-up and weight decay are those of SpanMarker's own training scripts (256 tokens, 128
 marker pairs, 4, 0.1, 0.01). Two things are set by the shots: the steps, because its 3 epochs would be a dozen steps
 here, and the longest mention, 8 words by default, because it could not even learn longer ones (a sixth of the mentions
 of mit_movie_trivia).
 
-The learning rate, 5e-5, is that of SpanMarker's scripts for encoders of BERT's kind; the steps are 20 passes over the
-shots, at least 300 and at most 3,000. Neither is chosen on dev sets: of the grid below nothing is measured yet. The
-command measures what is missing of it:
+The steps are 20 passes over the shots, at least 300 and at most 3,000; how the learning rate was chosen is in the
+README.
 
-    .venv-span-marker/bin/python benchmarks/few_shot/span_marker_ner.py --encoder DIR --data DIR --split dev \
-        --datasets snips mit_movie_trivia crossner_politics --k 5 --seeds 0 --learning-rate 5e-5 1e-4 3e-4 \
-        --epochs 20 60 --output benchmarks/few_shot/results/span_marker_dev.json
-
-Knows SpanMarker; the loop over runs and the results file are those of all baselines.
+Knows SpanMarker; it is a system of ``cllmfs benchmark``, as config.toml names it.
 """
 
 from __future__ import annotations
@@ -37,8 +30,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# Run as a script, Python puts this folder first on the path, where datasets.py would hide the Hugging Face package of
-# that name. The libraries are told to stay off the network before they are imported: they read this only then.
+# Run as a script, Python puts this folder first on the path. The libraries are told to stay off the network before they
+# are imported: they read this only then.
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])
     os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
@@ -49,7 +42,7 @@ import transformers
 from span_marker import SpanMarkerModel, Trainer
 from span_marker.data_collator import SpanMarkerDataCollator
 
-from benchmarks.few_shot.baselines import Baseline, Recipe, main, tag_names, to_tags, token_spans
+from benchmarks.few_shot.adapter import Baseline, Recipe, main, tag_names, to_tags, token_spans
 from cllmfs.schema import Document, Example, Span
 
 
@@ -146,4 +139,12 @@ def predict(model: Any, examples: Sequence[Example], batch_size: int = 16) -> li
 if __name__ == "__main__":
     logging.getLogger("span_marker").setLevel(logging.ERROR)
     transformers.logging.set_verbosity_error()
-    main(Baseline("SpanMarker", SpanMarkerRecipe(), fine_tune, predict, ("span_marker", "transformers", "torch")))
+    main(
+        Baseline(
+            "SpanMarker",
+            SpanMarkerRecipe(learning_rate=3e-4),
+            fine_tune,
+            predict,
+            ("span_marker", "transformers", "torch"),
+        )
+    )

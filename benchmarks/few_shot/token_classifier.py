@@ -1,10 +1,7 @@
 """The plain baseline: an encoder with a linear BIO head, all weights fine-tuned on the shots.
 
-    python benchmarks/few_shot/token_classifier.py --encoder DIR --data DIR --datasets wnut17 --k 5 --seeds 0 1 2 \
-        --output results.json
-
-The first sub-word of a token carries its tag; decoding is argmax, a stray I- tag opens a span as conlleval reads it.
-How the recipe was chosen is in the README.
+A system of ``cllmfs benchmark``, as config.toml names it. The first sub-word of a token carries its tag; decoding is
+argmax, a stray I- tag opens a span as conlleval reads it. How the recipe was chosen is in the README.
 """
 
 from __future__ import annotations
@@ -15,15 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# Run as a script, Python puts this folder first on the path, where datasets.py would hide the Hugging Face package of
-# that name from transformers.
+# Run as a script, Python puts this folder first on the path.
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import torch
 from transformers import AutoModelForTokenClassification, AutoTokenizer, get_linear_schedule_with_warmup
 
-from benchmarks.few_shot.baselines import Baseline, Recipe, drawn_batches, main, tag_names, to_tags, token_spans
+from benchmarks.few_shot.adapter import Baseline, Recipe, drawn_batches, main, tag_names, to_tags, token_spans
 from cllmfs.batching import pack
 from cllmfs.schema import Document, Example, Span
 from cllmfs.tagging import TokenSpan, spans_of_tags

@@ -28,11 +28,11 @@ if __name__ == "__main__":
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from benchmarks.few_shot.results import write_content
 from benchmarks.speed import workload
 from benchmarks.speed.contenders import STEP_SENTENCES, NaiveTraining, Recogniser, Training
 from benchmarks.speed.measuring import in_turn, machine
 from benchmarks.speed.roofline import operations, products
+from cllmfs.benchmark import write_result
 from cllmfs.loading import load_backbone
 from cllmfs.model import Backbone
 from cllmfs.prompts import PromptTemplate
@@ -150,7 +150,7 @@ def main() -> None:
     )
     content = json.loads(arguments.output.read_text()) if arguments.output.is_file() else {}
     content[arguments.shape or f"{Path(arguments.base).name}, {arguments.weights}"] = measure(make, arguments)
-    write_content(arguments.output, content)
+    write_result(arguments.output, content)
     print(json.dumps(content, indent=1))
 
 

@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
-import re
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
@@ -43,16 +40,6 @@ def in_turn(contenders: Mapping[str, Callable[[], Any]], repetitions: int) -> di
 def ratios(seconds: Mapping[str, list[float]], of: str, to: str) -> float:
     """The median over the repetitions of how many times as long ``of`` took as ``to``."""
     return statistics.median(one / other for one, other in zip(seconds[of], seconds[to], strict=True))
-
-
-def peak_megabytes() -> float:
-    """The largest resident size of this process so far."""
-    # Linux hands ru_maxrss on to the programs that a process starts: a small one would show its large parent's peak.
-    status = Path("/proc/self/status")
-    if status.is_file():
-        return int(re.findall(r"VmHWM:\s*(\d+) kB", status.read_text(encoding="ascii"))[0]) / 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1024 if sys.platform != "darwin" else 1024 * 1024)
 
 
 def machine() -> dict[str, Any]:

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.speed.measuring import peak_megabytes
+from cllmfs.benchmark_task import peak_megabytes
 
 ROOT = Path(__file__).resolve().parents[2]
 Config = Mapping[str, Any]

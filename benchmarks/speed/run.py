@@ -27,7 +27,6 @@ if __name__ == "__main__":
 import torch
 from transformers.utils import logging as transformers_logging
 
-from benchmarks.few_shot.results import write_content
 from benchmarks.speed import workload
 from benchmarks.speed.contenders import (
     STEP_SENTENCES,
@@ -42,6 +41,7 @@ from benchmarks.speed.naive import NaiveDecoder, padded
 from benchmarks.speed.peers import Peer
 from benchmarks.speed.processes import STARTS, peak, start
 from benchmarks.speed.roofline import copies, operations, products
+from cllmfs.benchmark import write_result
 
 HERE = Path(__file__).parent
 TREES, ROWS, NAIVE, CLASSIFIER = "trees", "separate rows", "naive", "token classifier"
@@ -235,7 +235,7 @@ def main() -> None:
     for name, measure in cells(config, others):
         if name not in content["cells"]:
             content["cells"][name] = measure()
-            write_content(arguments.output, content)
+            write_result(arguments.output, content)
         print(name, json.dumps(content["cells"][name]), flush=True)
 
 

@@ -1,7 +1,7 @@
 """The ``cllmfs`` command: puts the commands together, and is the entry point.
 
-Knows which commands there are; what they do is in :mod:`cllmfs.cli_data`, :mod:`cllmfs.cli_train` and
-:mod:`cllmfs.cli_model`. Loads no machine learning library: commands that need a model load it when they run.
+Knows which commands there are; what they do is in the modules ``cli_*``. Loads no machine learning library: commands
+that need a model load it when they run.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from cllmfs import __version__, cli_data, cli_model, cli_train
+from cllmfs import __version__, cli_benchmark, cli_data, cli_model, cli_train
 from cllmfs.cli_options import examples
 
 # Plain help: the same in a pipe, on any terminal and in any version of typer.
@@ -33,7 +33,8 @@ app = typer.Typer(
         "cllmfs evaluate my-model test.jsonl",
     ),
 )
-_commands = [command for part in (cli_data, cli_train, cli_model) for command in part.app.registered_commands]
+_parts = (cli_data, cli_train, cli_model, cli_benchmark)
+_commands = [command for part in _parts for command in part.app.registered_commands]
 app.registered_commands += sorted(_commands, key=lambda command: command.callback is cli_train.demo)  # the demo last
 
 

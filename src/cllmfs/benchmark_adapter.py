@@ -1,0 +1,53 @@
+"""cllmfs as a system of a benchmark: ``python -m cllmfs.benchmark_adapter --base cllmfs-mini TASK``.
+
+Knows the recogniser and the task folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from cllmfs.bases import MINI
+from cllmfs.benchmark_task import Task, serve
+from cllmfs.config import Config
+from cllmfs.recognizer import EntityRecognizer
+from cllmfs.schema import Document, Example, LabelSet
+
+_PACKAGES = ("cllmfs", "torch", "transformers", "peft")
+
+
+def learn(task: Task, base: str, settings: Sequence[str]) -> EntityRecognizer:
+    """A recogniser of the task's shots; the base itself, asked for all types, if there are none."""
+    config = Config().with_settings([f"train.seed={task.seed}", *settings])
+    recognizer = EntityRecognizer(base, labels=LabelSet(task.labels), config=config)
+    return recognizer.fit(list(task.shots)) if task.shots else recognizer
+
+
+def predict(recognizer: EntityRecognizer, texts: Sequence[Example]) -> list[Document]:
+    """The spans of each text."""
+    return recognizer.predict([text.text for text in texts])
+
+
+def facts(recognizer: EntityRecognizer) -> dict[str, Any]:
+    """What the recogniser chose."""
+    chosen = {key: value for key, value in recognizer.shots.items() if key != "mentions"}
+    return {"chosen": {**chosen, **recognizer.scores}, "calibration": recognizer.calibration.to_dict()}
+
+
+def main() -> None:
+    """Do the task that the command line names."""
+    parser = argparse.ArgumentParser(description="cllmfs as a system of a benchmark.")
+    parser.add_argument("task", type=Path, help="folder of the task, see cllmfs.benchmark_task")
+    parser.add_argument("--base", default=MINI)
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.NAME=VALUE")
+    arguments = parser.parse_args()
+    made = partial(learn, base=arguments.base, settings=arguments.set)
+    serve(arguments.task, made, predict, facts, _PACKAGES)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""Results of a benchmark as pictures: learning curves and reliability.
+
+Knows results; knows nothing of the page. Needs matplotlib when it draws.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cllmfs.benchmark_results import Run, Systems, cell, curve, measured, pooled_bins, zero_shot_systems
+from cllmfs.errors import ConfigError
+
+# Okabe and Ito's colours, which the colour-blind tell apart, and markers for print without colours.
+STYLES = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#E69F00", "v"), ("#56B4E9", "P"))
+TICKS = (1, 5, 10, 20, 50)
+DASHES = (0, (4, 2))
+LEAST_SPANS = 20  # a bin of fewer says too little to be drawn
+
+
+def plot_curves(systems: Systems, path: Path) -> None:
+    """Draw the learning curves into a PNG file, a panel for each data set.
+
+    Raises:
+        ConfigError: if matplotlib is missing, or there are more systems than colours that can be told apart.
+    """
+    if len(systems) > len(STYLES):
+        raise ConfigError(f"the curves show at most {len(STYLES)} systems, got {len(systems)}; pass --no-plot or fewer")
+    datasets, ks = measured(systems)
+    figure, panels = _panels(datasets)
+    from matplotlib.lines import Line2D
+
+    for panel, dataset in zip(panels, datasets, strict=True):
+        _draw_curves(panel, systems, dataset)
+    ticks = sorted({*TICKS, *ks})
+    panels[0].set_xlim(0.85 * ticks[0], ticks[-1] / 0.85)
+    panels[0].set_xticks(ticks, [str(tick) for tick in ticks])
+    figure.supxlabel("k: mentions of each type to learn from", fontsize=8)
+    figure.supylabel("strict F1 in per cent", fontsize=8)
+    handles = [
+        Line2D([], [], color=color, marker=marker, markersize=4, linewidth=1.5, label=name)
+        for name, (color, marker) in zip(systems, STYLES, strict=False)
+    ]
+    handles += [
+        Line2D([], [], color=color, linestyle=DASHES, linewidth=1.2, label=f"{name}, zero-shot")
+        for name, (color, _) in zip(systems, STYLES, strict=False)
+        if name in zero_shot_systems(systems)
+    ]
+    _save(figure, handles, path)
+
+
+def plot_reliability(runs: Sequence[Run], path: Path) -> None:
+    """Draw a system's reliability diagrams into a PNG file, a panel for each data set, a line for each k.
+
+    Raises:
+        ConfigError: if matplotlib is missing.
+    """
+    datasets = sorted({run.dataset for run in runs if run.bins})
+    ks = sorted({run.k for run in runs if run.bins})
+    figure, panels = _panels(datasets)
+    from matplotlib import colormaps
+    from matplotlib.lines import Line2D
+
+    colors = {k: colormaps["viridis"](0.95 * number / max(1, len(ks) - 1)) for number, k in enumerate(ks)}
+    for panel, dataset in zip(panels, datasets, strict=True):
+        panel.plot([0, 1], [0, 1], color="0.6", linestyle=DASHES, linewidth=1.0)
+        for k in ks:
+            bins = [one for one in pooled_bins(runs, dataset, k) if one.spans >= LEAST_SPANS]
+            confidences, accuracies = [one.confidence for one in bins], [one.accuracy for one in bins]
+            panel.plot(confidences, accuracies, color=colors[k], marker="o", markersize=2.5, linewidth=1.2)
+        _dress(panel, dataset)
+        panel.set_ylim(0, 1)
+        panel.set_aspect("equal")
+    panels[0].set_xlim(0, 1)
+    figure.supxlabel("confidence", fontsize=8)
+    figure.supylabel("share of spans that are right", fontsize=8)
+    _save(figure, [Line2D([], [], color=colors[k], marker="o", markersize=3, label=_name(k)) for k in ks], path)
+
+
+def _name(k: int) -> str:
+    return f"{k}-shot" if k else "zero-shot"
+
+
+def _panels(datasets: Sequence[str]) -> tuple[Any, list[Any]]:
+    """A figure with a panel for each data set, all with one x-axis."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ConfigError("the pictures need matplotlib: pip install 'cllmfs[benchmark]', or pass --no-plot") from error
+    across = min(4, math.ceil(math.sqrt(len(datasets))))
+    down = math.ceil(len(datasets) / across)
+    figure = Figure(figsize=(0.6 + 2.5 * across, 0.9 + 2.0 * down), layout="constrained")
+    panels = list(figure.subplots(down, across, sharex=True, squeeze=False).flat)
+    for panel in panels[len(datasets) :]:
+        panel.remove()
+    for panel in panels[max(0, len(datasets) - across) : len(datasets)]:
+        panel.tick_params(labelbottom=True)  # the panel below may have been removed
+    return figure, panels[: len(datasets)]
+
+
+def _save(figure: Any, handles: Sequence[Any], path: Path) -> None:
+    columns = min(len(handles), 6)
+    figure.legend(handles=handles, loc="outside upper center", ncols=columns, frameon=False, fontsize=8)
+    # Without the library's version in it the file depends on the results alone.
+    figure.savefig(path, dpi=200, metadata={"Software": None})
+
+
+def _draw_curves(panel: Any, systems: Systems, dataset: str) -> None:
+    # Drawn from the last to the first, so that the first system lies on top.
+    for runs, (color, marker) in reversed(list(zip(systems.values(), STYLES, strict=False))):
+        points = curve(runs, dataset)
+        ks, means, sds = [k for k, _ in points], [one.mean for _, one in points], [one.sd for _, one in points]
+        low = [mean - sd for mean, sd in zip(means, sds, strict=True)]
+        high = [mean + sd for mean, sd in zip(means, sds, strict=True)]
+        if len(points) > 1:
+            panel.fill_between(ks, low, high, color=color, alpha=0.18, linewidth=0)
+        else:  # a band needs two points
+            panel.vlines(ks, low, high, color=color, linewidth=1.2)
+        panel.plot(ks, means, color=color, marker=marker, markersize=3.5, linewidth=1.4)
+        free = cell(runs, dataset, 0)
+        if free is not None:
+            panel.axhline(free.mean, color=color, linestyle=DASHES, linewidth=1.2)
+    panel.set_xscale("log")
+    panel.minorticks_off()
+    _dress(panel, dataset)
+    panel.set_ylim(bottom=0)
+
+
+def _dress(panel: Any, title: str) -> None:
+    panel.set_title(title, fontsize=9)
+    panel.tick_params(labelsize=7, length=2.5)
+    panel.grid(axis="y", color="0.9", linewidth=0.6)
+    panel.set_axisbelow(True)
+    panel.spines[["top", "right"]].set_visible(False)

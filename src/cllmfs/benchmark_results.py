@@ -1,0 +1,159 @@
+"""Results of a benchmark: reading them, refusing what must not be compared, means over supports.
+
+Knows the results folder; knows nothing of pages and pictures.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cllmfs.calibration import Bin
+from cllmfs.errors import DataError
+from cllmfs.evaluation import Counts, mean_sd
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of one system.
+
+    Attributes:
+        dataset: the data set's name.
+        k: shots of each label; 0 for an answer without shots.
+        seed: which support set.
+        f1: strict micro-F1 in percent.
+        sentences: how many sentences were scored.
+        shots: digest of the sentences that were learned from.
+        ece: expected calibration error in [0, 1], of systems with confidences.
+        bins: of a reliability diagram, likewise.
+    """
+
+    dataset: str
+    k: int
+    seed: int
+    f1: float
+    sentences: int
+    shots: str
+    ece: float | None = None
+    bins: tuple[Bin, ...] = ()
+
+
+Systems = Mapping[str, Sequence[Run]]  # the runs of each system, in the order of the columns
+
+
+class Cell(NamedTuple):
+    """Mean and sample standard deviation over so many supports; the latter is 0.0 for one."""
+
+    mean: float
+    sd: float
+    supports: int
+
+    def text(self, digits: int = 1) -> str:
+        """As the table shows it; one support has no deviation."""
+        spread = f" ± {self.sd:.{digits}f}" if self.supports > 1 else ""
+        return f"{self.mean:.{digits}f}{spread} ({self.supports})"
+
+
+def read_results(folder: str | Path, split: str) -> dict[str, list[Run]]:
+    """All runs of a split in a results folder, by system; systems in order of their names.
+
+    Raises:
+        DataError: if there is no such folder, or a file in it is no result.
+    """
+    if not Path(folder).is_dir():
+        raise DataError(f"a results folder must exist, got {str(folder)!r}")
+    systems: dict[str, list[Run]] = {}
+    for path in sorted(Path(folder).glob("*/*/*.json")):
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            if record["split"] == split:
+                systems.setdefault(record["system"], []).append(_run(record))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            message = f"a result must be as `cllmfs benchmark` writes it: {error!r}"
+            raise DataError(message, source=str(path)) from error
+    return systems
+
+
+def _run(record: Mapping[str, Any]) -> Run:
+    micro, confidence = record["scores"]["micro"], record["confidence"] or {}
+    return Run(
+        record["dataset"],
+        int(record["k"]),
+        int(record["seed"]),
+        100 * Counts(micro["tp"], micro["fp"], micro["fn"]).f1,
+        record["scores"]["sentences"]["count"],
+        record["shots"]["sha256"],
+        confidence.get("ece"),
+        tuple(Bin(*figures) for figures in confidence.get("bins", ())),
+    )
+
+
+def check(systems: Systems) -> None:
+    """Refuse what must not be compared.
+
+    Raises:
+        DataError: if two runs differ in the number of sentences scored on a data set, or in the shots of a support.
+    """
+    sentences: dict[str, tuple[int, str]] = {}
+    shots: dict[tuple[str, int, int], tuple[str, str]] = {}
+    for name, runs in systems.items():
+        for run in runs:
+            where = f"{run.dataset}, {run.k}-shot, seed {run.seed}"
+            scored, scorer = sentences.setdefault(run.dataset, (run.sentences, name))
+            if scored != run.sentences:
+                raise DataError(
+                    f"all runs must score the same sentences of {run.dataset}, got {scored} ({scorer}) and "
+                    f"{run.sentences} ({name}, {where}); score the whole split"
+                )
+            learned, learner = shots.setdefault((run.dataset, run.k, run.seed), (run.shots, name))
+            if learned != run.shots:
+                raise DataError(f"all systems must learn from the same shots, {learner} and {name} did not: {where}")
+
+
+def cell(runs: Iterable[Run], dataset: str, k: int, value: Callable[[Run], float | None] | None = None) -> Cell | None:
+    """F1, or another value of a run, over the supports of a data set and k; ``None`` if there is none."""
+    chosen = [run for run in runs if run.dataset == dataset and run.k == k]
+    values = [figure for run in chosen if (figure := value(run) if value else run.f1) is not None]
+    return Cell(*mean_sd(values), len(values)) if values else None
+
+
+def difference(runs: Iterable[Run], baseline: Iterable[Run], dataset: str, k: int) -> float | None:
+    """Mean F1 less the baseline's, over the supports that both have; ``None`` if they share none."""
+    theirs = {run.seed: run.f1 for run in baseline if run.dataset == dataset and run.k == k}
+    gaps = [run.f1 - theirs[run.seed] for run in runs if run.dataset == dataset and run.k == k and run.seed in theirs]
+    return mean_sd(gaps)[0] if gaps else None
+
+
+def zero_shot_systems(systems: Systems) -> list[str]:
+    """The systems that were asked without shots."""
+    return [name for name, runs in systems.items() if any(run.k == 0 for run in runs)]
+
+
+def measured(systems: Systems) -> tuple[list[str], list[int]]:
+    """The data sets by name and the k above 0 by size that any system has."""
+    runs = [run for each in systems.values() for run in each]
+    return sorted({run.dataset for run in runs}), sorted({run.k for run in runs if run.k})
+
+
+def curve(runs: Sequence[Run], dataset: str) -> list[tuple[int, Cell]]:
+    """The cells of a data set by k, from 1 shot on."""
+    ks = sorted({run.k for run in runs if run.dataset == dataset and run.k})
+    return [(k, one) for k in ks if (one := cell(runs, dataset, k))]
+
+
+def pooled_bins(runs: Iterable[Run], dataset: str, k: int) -> list[Bin]:
+    """The reliability of all supports' spans together, bins in rising order."""
+    groups: dict[tuple[float, float], list[Bin]] = {}
+    for run in runs:
+        if (run.dataset, run.k) == (dataset, k):
+            for one in run.bins:
+                groups.setdefault((one.low, one.high), []).append(one)
+    pooled = []
+    for edges, bins in sorted(groups.items()):
+        total = sum(one.spans for one in bins)
+        confidence = sum(one.spans * one.confidence for one in bins) / total
+        pooled.append(Bin(*edges, total, confidence, sum(one.spans * one.accuracy for one in bins) / total))
+    return pooled
