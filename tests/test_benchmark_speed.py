@@ -173,6 +173,13 @@ def test_processes_do_their_work(tiny_base: Path) -> None:
         processes.peak({**CONFIG, "base": str(tiny_base), "types": 0}, "decoding", "trees", 512)
 
 
+def test_shots_become_a_saved_model(tiny_base: Path, tmp_path: Path) -> None:
+    command = run.fit_command({**CONFIG, "base": str(tiny_base)}, tmp_path)
+    processes.start([*command, "--set", "train.steps=1", "--set", "calibrate.folds=0"])()
+    manifest = json.loads((tmp_path / "model" / "cllmfs.json").read_text(encoding="utf-8"))
+    assert len(manifest["labels"]) == 8 and manifest["shots"]["sentences"] == 12
+
+
 # the report
 
 

@@ -42,8 +42,11 @@ from benchmarks.speed.peers import Peer
 from benchmarks.speed.processes import STARTS, peak, start
 from benchmarks.speed.roofline import copies, operations, products
 from cllmfs.benchmark import write_result
+from cllmfs.formats import write_examples
+from cllmfs.sampling import sample_k_shot
 
 HERE = Path(__file__).parent
+FIT_TYPES = 8
 TREES, ROWS, NAIVE, CLASSIFIER = "trees", "separate rows", "naive", "token classifier"
 
 Config = Mapping[str, Any]
@@ -186,9 +189,20 @@ def logits(config: Config) -> dict[str, Any]:
 
 
 def starts(config: Config) -> dict[str, Any]:
-    """Seconds from the start of a process to its end."""
-    seconds = in_turn({name: start(command) for name, command in STARTS.items()}, config["repetitions"])
+    """Seconds from the start of a process to its end; the last trains on shots and saves the model."""
+    with tempfile.TemporaryDirectory() as folder:
+        commands = {**STARTS, f"5 shots of {FIT_TYPES} types to a saved model": fit_command(config, Path(folder))}
+        seconds = in_turn({name: start(command) for name, command in commands.items()}, config["repetitions"])
     return {name: round(statistics.median(times), 3) for name, times in seconds.items()}
+
+
+def fit_command(config: Config, folder: Path) -> list[str]:
+    """``cllmfs train`` on a 5-shot draw of the example, asked for more types than it has."""
+    shots, labels = folder / "shots.jsonl", folder / "labels.txt"
+    write_examples(sample_k_shot(workload.example_sentences(), 5, config["seed"]), shots)
+    labels.write_text("".join(f"{name}\n" for name in workload.training_labels(FIT_TYPES)), encoding="utf-8")
+    paths = [str(shots), "--labels", str(labels), "--output", str(folder / "model")]
+    return [sys.executable, "-m", "cllmfs", "train", *paths, "--base", config["base"], "--overwrite"]
 
 
 def cells(config: Config, others: Others) -> Iterator[Cell]:
