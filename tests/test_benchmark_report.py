@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,19 @@ def test_calibration_table(systems: dict[str, list[Run]]) -> None:
         ["alpha", "5", "0.200 ± 0.141 (2)"],
     ]
     assert report.calibration_table({"token classifier": systems["token classifier"]}) == []
+
+
+def test_the_paper_line_is_told_apart(tmp_path: Path) -> None:
+    folder = put(tmp_path, *RUNS[:2])
+    path = folder / "cllmfs" / "alpha" / "test-5-shot-0.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    # By hand: 3 of 4 strings right, 3 of 5 mentions found.
+    record["scores"]["paper_line"] = {"gold": 5, "gold_found": 3, "predicted": 4, "predicted_right": 3, "note": "x"}
+    write_result(path, record)
+    page = report.markdown(results.read_results(folder, "test"), "cllmfs", "test")
+    head, _, rest = page.partition("## The paper line's protocol")
+    assert "66.7" not in head and "not comparable with the strict scores" in rest
+    assert rest.count("\n| alpha ") == 1 and "| alpha | 5 | 66.7 (1) |" in rest
 
 
 def test_the_page(systems: dict[str, list[Run]]) -> None:

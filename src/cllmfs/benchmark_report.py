@@ -6,7 +6,7 @@ refused, not compared. The same folder gives the same page. Knows results; knows
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from cllmfs.benchmark_figures import plot_curves, plot_reliability
@@ -21,7 +21,7 @@ from cllmfs.benchmark_results import (
     zero_shot_systems,
 )
 from cllmfs.errors import ConfigError, DataError
-from cllmfs.evaluation import mean_sd
+from cllmfs.evaluation import PAPER_LINE_NOTE, mean_sd
 
 MISSING = "-"
 
@@ -72,13 +72,22 @@ def _signed(value: float | None) -> str:
 
 def calibration_table(systems: Systems) -> list[list[str]]:
     """The expected calibration errors, the head first, of the systems that have any; empty if none has."""
-    able = [name for name, runs in systems.items() if any(run.ece is not None for run in runs)]
+    return _value_table(systems, lambda run: run.ece, 3)
+
+
+def paper_line_table(systems: Systems) -> list[list[str]]:
+    """F1 under the paper line's protocol, the head first, of the systems that have it; empty if none has."""
+    return _value_table(systems, lambda run: run.paper_line, 1)
+
+
+def _value_table(systems: Systems, value: Callable[[Run], float | None], digits: int) -> list[list[str]]:
+    able = [name for name, runs in systems.items() if any(value(run) is not None for run in runs)]
     if not able:
         return []
     rows = [["data set", "k", *able]]
-    for dataset, k in sorted({(r.dataset, r.k) for name in able for r in systems[name] if r.ece is not None}):
-        cells = (cell(systems[name], dataset, k, lambda run: run.ece) for name in able)
-        rows.append([dataset, str(k), *(MISSING if one is None else one.text(3) for one in cells)])
+    for dataset, k in sorted({(r.dataset, r.k) for name in able for r in systems[name] if value(r) is not None}):
+        cells = (cell(systems[name], dataset, k, value) for name in able)
+        rows.append([dataset, str(k), *(MISSING if one is None else one.text(digits) for one in cells)])
     return rows
 
 
@@ -108,6 +117,10 @@ def markdown(
     if diagrams:
         parts.append(f"![Share of spans that are right over their confidence, a panel for each data set]({diagrams})")
         parts.append("Spans of all supports together; bins of few spans are left out. On the dashed line: calibrated.")
+    if strings := paper_line_table(systems):
+        parts.append("## The paper line's protocol")
+        parts.append(f"F1 in per cent of the runs whose results hold it: {PAPER_LINE_NOTE}.")
+        parts.append(pipes(strings))
     return "\n\n".join(parts) + "\n"
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from cllmfs.calibration import Bin
 from cllmfs.errors import DataError
-from cllmfs.evaluation import Counts, mean_sd
+from cllmfs.evaluation import Counts, StringCounts, mean_sd
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,8 @@ class Run:
         shots: digest of the sentences that were learned from.
         ece: expected calibration error in [0, 1], of systems with confidences.
         bins: of a reliability diagram, likewise.
+        paper_line: F1 in percent under the paper line's protocol, if the result has it
+            (:class:`~cllmfs.evaluation.StringCounts`); never to be compared with ``f1``.
     """
 
     dataset: str
@@ -39,6 +41,7 @@ class Run:
     shots: str
     ece: float | None = None
     bins: tuple[Bin, ...] = ()
+    paper_line: float | None = None
 
 
 Systems = Mapping[str, Sequence[Run]]  # the runs of each system, in the order of the columns
@@ -79,6 +82,8 @@ def read_results(folder: str | Path, split: str) -> dict[str, list[Run]]:
 
 def _run(record: Mapping[str, Any]) -> Run:
     micro, confidence = record["scores"]["micro"], record["confidence"] or {}
+    strings = record["scores"].get("paper_line")
+    names = StringCounts().counts()
     return Run(
         record["dataset"],
         int(record["k"]),
@@ -88,6 +93,7 @@ def _run(record: Mapping[str, Any]) -> Run:
         record["shots"]["sha256"],
         confidence.get("ece"),
         tuple(Bin(*figures) for figures in confidence.get("bins", ())),
+        100 * StringCounts(*(strings[name] for name in names)).f1 if strings else None,
     )
 
 
