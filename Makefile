@@ -10,7 +10,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types floors format bench bench-few-shot bench-speed mini mini-check clean
+.PHONY: help setup demo test test-lowest check lint types floors format bench bench-few-shot bench-speed mini mini-check clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -29,6 +29,13 @@ demo: $(STAMP) ## teach the bundled model new entity types and show what it find
 
 test: $(STAMP) ## run the default tests: offline, CPU; PYTEST_ARGS goes to pytest
 	$(PY) -m pytest $(PYTEST_ARGS)
+
+LOWEST := .venv-lowest/bin/python
+
+test-lowest: ## run the tests on the oldest versions that pyproject.toml allows
+	test -x $(LOWEST) || $(PYTHON) -m venv .venv-lowest
+	$(LOWEST) -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints-lowest.txt -e '.[dev]'
+	$(LOWEST) -m pytest $(PYTEST_ARGS)
 
 check: lint types floors ## all checks that run no code: lint, format, docstrings, types, import floors
 

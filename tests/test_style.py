@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -216,3 +217,21 @@ def test_tree_block_is_found_among_others() -> None:
     readme = "# x\n```python\nimport cllmfs\n```\n\n```\nsrc/cllmfs/\n  errors.py  the errors\n```\n"
     assert tree_block(readme) == "src/cllmfs/\n  errors.py  the errors\n"
     assert tree_block("# x\n```\npip install cllmfs\n```\n") is None
+
+
+# versions
+
+
+def test_the_lowest_versions_are_those_that_are_allowed() -> None:
+    allowed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
+    lowest = dict(
+        line.split("==")
+        for line in (ROOT / "constraints-lowest.txt").read_text(encoding="utf-8").splitlines()
+        if not line.startswith("#")
+    )
+    floors = dict(re.match(r"([\w-]+)>=([\d.]+)", requirement).groups() for requirement in allowed)  # type: ignore[union-attr]
+    assert lowest.keys() == floors.keys()
+    for name in floors.keys() - {"torch"}:  # older CPU wheels of it are not on PyPI
+        wanted, pinned = (tuple(map(int, version.split("."))) for version in (floors[name], lowest[name]))
+        assert pinned[: len(wanted)] == wanted, name
+        assert not any(pinned[len(wanted) :]), name
