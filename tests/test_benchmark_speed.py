@@ -236,7 +236,7 @@ def test_rates_come_with_ratios_and_what_is_missing_is_shown() -> None:
 def test_the_page_shows_all_that_was_measured(tmp_path: Path) -> None:
     made = content()
     page = report.markdown(made, "speed.png")
-    for text in ("1 to 16 types: 2.9 x", "1 + 0.1 tokens + 0.5 types", "50% empty", "2.00 |", "806.4 MB", "| 0.08 |"):
+    for text in ("1 to 16 types: 2.9 x", "1 +0.1 tokens +0.5 types", "50% empty", "2.00 |", "806.4 MB", "| 0.08 |"):
         assert text in page, text
     report.plot(made["cells"], tmp_path / "speed.png")
     assert (tmp_path / "speed.png").read_bytes().startswith(b"\x89PNG")

@@ -129,7 +129,7 @@ def _growth_and_cost(cells: Cells, config: Mapping[str, Any]) -> list[str]:
         steps = [(low, high, growth(cells, name, low, high)) for low, high in ((1, 16), (16, 64))]
         grown = "; ".join(f"{low} to {high} types: {times:.1f} x" for low, high, times in steps if times is not None)
         model = cost_model(cells, config, name)
-        cost = "" if model is None else "{:.3g} + {:.3g} tokens + {:.3g} types".format(*(1e3 * part for part in model))
+        cost = "" if model is None else "{:.3g} {:+.3g} tokens {:+.3g} types".format(*(1e3 * part for part in model))
         lines.append([name, grown or MISSING, cost or MISSING])
     if not lines:
         return []

@@ -207,15 +207,15 @@ def fit_command(config: Config, folder: Path) -> list[str]:
 
 def cells(config: Config, others: Others) -> Iterator[Cell]:
     """All cells in the order in which they are measured."""
-    axes = config["axes"]
+    axes, alone = config["axes"], Others(others.encoder, {})
     for types in axes["types"]:
         naive = types <= config["naive_most_types"]
         yield f"decoding, {types} types", partial(decoding, config, others, types, config["tokens"], naive)
     for tokens in axes["tokens"]:
         naive = tokens <= config["naive_most_tokens"]
-        yield f"decoding, {tokens} tokens", partial(decoding, config, others, config["types"], tokens, naive)
-    for size in axes["vocabulary"]:
-        alone = Others(others.encoder, {})  # the peers have no such vocabulary
+        beside = others if tokens <= config["peers_most_tokens"] else alone
+        yield f"decoding, {tokens} tokens", partial(decoding, config, beside, config["types"], tokens, naive)
+    for size in axes["vocabulary"]:  # which the peers do not have
         measured = partial(decoding, config, alone, config["types"], config["tokens"], True, size)
         yield f"decoding, vocabulary {size}", measured
         yield f"training, vocabulary {size}", partial(training, config, size)
