@@ -169,7 +169,9 @@ def test_an_answer_has_a_line_for_each_text(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"a system must write spans\.jsonl"):
         read_answer(tmp_path, task.texts)
     answer = [Document("ab", (Span(0, 2, "x", 0.25, "ab"),)), Document("c", ())]
-    serve(tmp_path, lambda task: task.seed, lambda model, texts: answer, lambda model: {"seed": model}, ("pytest",))
+    serve(
+        tmp_path, lambda task: task.seed, lambda model, texts: answer, lambda model, task: {"seed": model}, ("pytest",)
+    )
     documents, facts = read_answer(tmp_path, task.texts)
     assert documents == answer and documents[0].spans[0].score == 0.25
     assert facts["seed"] == 0 and facts["versions"] == {"pytest": pytest.__version__}

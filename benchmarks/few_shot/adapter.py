@@ -93,16 +93,11 @@ def main(baseline: Baseline) -> None:
     parser.add_argument("--epochs", type=int, default=baseline.recipe.epochs)
     arguments = parser.parse_args()
     recipe = replace(baseline.recipe, learning_rate=arguments.learning_rate, epochs=arguments.epochs)
-    steps: list[int] = []
 
     def learn(task: Task) -> Any:
-        steps.append(recipe.steps(len(task.shots)))
         return baseline.fine_tune(arguments.encoder, task.shots, recipe, task.seed)
 
-    serve(
-        arguments.task,
-        learn,
-        baseline.predict,
-        lambda _: {"recipe": asdict(recipe), "steps": steps[0]},
-        baseline.packages,
-    )
+    def facts(_: Any, task: Task) -> dict[str, Any]:
+        return {"recipe": asdict(recipe), "steps": recipe.steps(len(task.shots))}
+
+    serve(arguments.task, learn, baseline.predict, facts, baseline.packages)

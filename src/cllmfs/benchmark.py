@@ -58,6 +58,7 @@ class Benchmark:
         self.output = output
         self.values = {"python": sys.executable, **values}
         self._loaded: dict[str, _Loaded] = {}
+        self._drawn: dict[tuple[str, int, int], list[Example]] = {}  # all systems learn from the same
 
     def open_cells(self, systems: Sequence[str] = ()) -> list[Cell]:
         """The cells that have no result yet, in order.
@@ -132,7 +133,7 @@ class Benchmark:
             "shots": shots_record(shots, loaded.pool, loaded.scored, cell.k),
             "scores": evaluate_spans(loaded.scored, documents, loaded.labels, scenarios=False).to_dict(),
             "confidence": confidence_record(loaded.scored, documents),
-            "process_seconds": round(seconds, 1),
+            "process_seconds": round(seconds, 2),
             **facts,
         }
         write_result(self.path(cell), record)
@@ -144,12 +145,16 @@ class Benchmark:
         Raises:
             DataError: if it cannot be drawn or read.
         """
-        if not cell.k:
-            return []
-        published = self.config.source(cell.dataset).supports
+        support = (cell.dataset, cell.k, cell.seed)
+        if support not in self._drawn:
+            self._drawn[support] = self._draw(*support) if cell.k else []
+        return self._drawn[support]
+
+    def _draw(self, dataset: str, k: int, seed: int) -> list[Example]:
+        published = self.config.source(dataset).supports
         if published:
-            return read_examples(self.data / published.format(k=cell.k, seed=cell.seed))
-        return sample_k_shot(self._load(cell.dataset).pool, cell.k, cell.seed)
+            return read_examples(self.data / published.format(k=k, seed=seed))
+        return sample_k_shot(self._load(dataset).pool, k, seed)
 
     def _load(self, dataset: str) -> _Loaded:
         if dataset not in self._loaded:

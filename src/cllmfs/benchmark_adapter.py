@@ -32,7 +32,7 @@ def predict(recognizer: EntityRecognizer, texts: Sequence[Example]) -> list[Docu
     return recognizer.predict([text.text for text in texts])
 
 
-def facts(recognizer: EntityRecognizer) -> dict[str, Any]:
+def facts(recognizer: EntityRecognizer, _: Task) -> dict[str, Any]:
     """What the recogniser chose."""
     chosen = {key: value for key, value in recognizer.shots.items() if key != "mentions"}
     return {"chosen": {**chosen, **recognizer.scores}, "calibration": recognizer.calibration.to_dict()}

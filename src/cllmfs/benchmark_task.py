@@ -103,7 +103,7 @@ def serve(
     folder: Path,
     learn: Callable[[Task], Model],
     predict: Callable[[Model, Sequence[Example]], Sequence[Document]],
-    facts: Callable[[Model], Mapping[str, Any]],
+    facts: Callable[[Model, Task], Mapping[str, Any]],
     packages: Sequence[str],
 ) -> None:
     """Do a task: learn, answer, and write both with the seconds that they took.
@@ -112,7 +112,7 @@ def serve(
         folder: the task.
         learn: makes a model of the task's shots.
         predict: the spans of each text, in order.
-        facts: what else is kept of the model, JSON-ready.
+        facts: what else is kept of the model and its task, JSON-ready.
         packages: distributions whose versions are kept.
     """
     task = read_task(folder)
@@ -122,7 +122,7 @@ def serve(
     documents = predict(model, task.texts)
     finished = time.perf_counter()
     record = {
-        **facts(model),
+        **facts(model, task),
         "seconds": {"train": round(learned - began, 2), "predict": round(finished - learned, 2)},
         "peak_megabytes": round(peak_megabytes()),
         "versions": {package: version(package) for package in packages},
