@@ -16,7 +16,9 @@ from cllmfs.benchmark_config import BenchmarkConfig, Cell, DataSource, System, f
 from cllmfs.benchmark_task import Task, peak_megabytes, read_answer, read_task, serve, write_task
 from cllmfs.cli import app
 from cllmfs.datasets import load_split, without_twins
+from cllmfs.episodes import episode_counts, read_episodes
 from cllmfs.errors import ConfigError, DataError, ModelError
+from cllmfs.evaluation import Counts
 from cllmfs.schema import Document, Example, Span
 
 # data sets
@@ -112,6 +114,13 @@ def test_a_configuration_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
+        (
+            'supports = "gum',
+            'n_way = 2\nsupports = "gum',
+            "data.gum takes one of supports, episodes and n_way, got supports and n_way",
+        ),
+        ('supports = "gum_{k}/{seed}.jsonl', 'episodes = "gum_{k}/{seed}.jsonl', "the placeholder {seed} has no value"),
+        ('supports = "gum_{k}/{seed}.jsonl', 'episodes = "gum_{k}.jsonl', "episodes have shots, got 0 of gum"),
         ('split = "dev"', 'split = "train"', "split must be dev or test, got 'train'"),
         ("limit = 7", "limit = 0", "limit must be at least 1, got 0"),
         ("limit = 7", 'limit = "all"', "limit is of the wrong kind, got 'all'"),
@@ -267,6 +276,81 @@ def test_published_supports_are_read(tmp_path: Path, data: Path, systems: dict[s
     assert [shot.text for shot in made.shots(Cell("unsure", "tiny", 2, 1))] == ["B sings 1", "C sings 2"]
     with pytest.raises(DataError, match=r"0\.jsonl"):
         made.check([ONE])
+
+
+WORDS = {"word": [["Ada", "Lee", "sings"], ["Bo"]], "label": [["per", "per", "O"], ["per"]]}
+EPISODES = [
+    {
+        "support": WORDS,
+        "query": {"word": [["Cy", "in", "Rome"]], "label": [["per", "O", "loc"]]},
+        "types": ["per", "loc"],
+    },
+    {"support": WORDS, "query": {"word": [["Di"], ["Ed"]], "label": [["per"], ["per"]]}, "types": ["per"]},
+]
+
+
+def test_published_episodes_are_read(tmp_path: Path) -> None:
+    path = put_lines(tmp_path / "way_1.jsonl", EPISODES)
+    first, second = read_episodes(path)
+    assert first.labels == ("loc", "per") and second.labels == ("per",)
+    assert [(one.text, [s.key for s in one.spans]) for one in first.support] == [
+        ("Ada Lee sings", [(0, 7, "per")]),
+        ("Bo", [(0, 2, "per")]),
+    ]
+    assert [span.key for span in first.query[0].spans] == [(0, 2, "per"), (6, 10, "loc")]
+    assert first.query[0].source == f"{path}:1"
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({**EPISODES[0], "types": ["per"]}, r"its types or O, got 'loc'"),
+        ({"support": WORDS, "types": ["per"]}, r"support and query, .*got KeyError\('query'\)"),
+        ({**EPISODES[0], "query": {"word": [["a"]], "label": [["O", "O"]]}}, "a label for each word"),
+        ({**EPISODES[0], "query": {"word": [["a"]], "label": []}}, "a label for each word"),
+        ({**EPISODES[0], "query": [1]}, "support and query"),
+        ([1], "one JSON object, got"),
+    ],
+)
+def test_what_is_wrong_with_an_episode_is_told(tmp_path: Path, record: Any, message: str) -> None:
+    with pytest.raises(DataError, match=rf"way\.jsonl:2: .*{message}"):
+        read_episodes(put_lines(tmp_path / "way.jsonl", [EPISODES[1], record]))
+
+
+def test_a_file_without_episodes_is_told(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="must hold at least one"):
+        read_episodes(put_lines(tmp_path / "way.jsonl", []))
+
+
+def test_an_episode_is_scored_by_both_metrics(tmp_path: Path, systems: dict[str, System]) -> None:
+    put_lines(tmp_path / "data" / "way_1.jsonl", EPISODES)
+    source = {"way": DataSource("way", episodes="way_{k}.jsonl")}
+    cells = [Cell("The Oracle", "way", 1, number) for number in range(3)]
+    made = plan(tmp_path, systems, *cells, data=source)
+    # The first: loc at "Cy", and nothing at "Rome".
+    micro, joined = (made.run(cells[0])["scores"][name] for name in ("micro", "episode"))
+    assert [(one["tp"], one["fp"], one["fn"]) for one in (micro, joined)] == [(0, 1, 2), (0, 1, 2)]
+    # The second: both persons, one run of two tokens for Few-NERD's metric.
+    micro, joined = (made.run(cells[1])["scores"][name] for name in ("micro", "episode"))
+    assert [(one["tp"], one["fp"], one["fn"]) for one in (micro, joined)] == [(2, 0, 0), (1, 0, 0)]
+    with pytest.raises(DataError, match=r"way_1\.jsonl: there are 2 episodes, counted from 0, got 2"):
+        made.check(cells)
+
+
+def test_the_episode_metric_reads_words_that_a_span_reaches_into() -> None:
+    gold = Example.from_tokens(["Ada", "Lee", "(", "Rome", ")"], [(0, 2, "per"), (3, 4, "loc")])
+    answer = Document(gold.text, (Span(10, 14, "loc"), Span(0, 5, "per")))
+    assert episode_counts([gold], [answer]) == Counts(2, 0, 0)
+    assert episode_counts([gold], [Document(gold.text, (Span(10, 16, "loc"),))]) == Counts(0, 1, 2)
+    with pytest.raises(DataError, match="a text without"):
+        episode_counts([Example("Ada")], [Document("Ada", ())])
+
+
+def test_episodes_are_drawn(tmp_path: Path, data: Path, systems: dict[str, System]) -> None:
+    made = plan(tmp_path, systems, ONE, data={"tiny": DataSource("tiny", n_way=1)})
+    record = made.run(ONE)
+    assert record["shots"]["mentions"] == {"per": 1} and record["scores"]["sentences"]["count"] == 1
+    assert record["scores"]["episode"]["tp"] == 1 and record["shots"]["in_split"] == 0
 
 
 def test_a_system_that_fails_says_why(tmp_path: Path, data: Path, systems: dict[str, System]) -> None:

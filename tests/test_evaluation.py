@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 import warnings
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cllmfs.errors import ConfigError, DataError
+from cllmfs.errors import DataError
 from cllmfs.evaluation import (
     Counts,
     MatchCounts,
@@ -21,8 +20,6 @@ from cllmfs.evaluation import (
     StringCounts,
     episode_scores,
     evaluate_spans,
-    mean_sd,
-    paired_bootstrap,
 )
 from cllmfs.schema import Document, Example, Span
 
@@ -443,40 +440,3 @@ def test_episode_input_is_checked() -> None:
         episode_scores([["O", "O"]], [["O"], ["O"]])
     with pytest.raises(DataError, match="I-art"):
         episode_scores([["B-art", "I-art"]], [["O", "O"]])
-
-
-# -- comparing runs ----------------------------------------------------------------------------------------------------
-
-
-def test_mean_sd() -> None:
-    assert mean_sd([2, 4, 4, 4, 5, 5, 7, 9]) == pytest.approx((5.0, math.sqrt(32 / 7)))
-    assert mean_sd([0.25]) == (0.25, 0.0)
-    assert mean_sd(iter([1.0, 3.0])) == pytest.approx((2.0, math.sqrt(2)))
-    with pytest.raises(DataError, match="at least one value"):
-        mean_sd([])
-
-
-def test_paired_bootstrap_at_the_ends() -> None:
-    better, worse = [0.5, 0.6, 0.7], [0.4, 0.5, 0.6]
-    assert paired_bootstrap(better, worse, samples=999) == 1 / 1000
-    assert paired_bootstrap(worse, better, samples=999) == 1.0
-    assert paired_bootstrap(better, better) == 1.0
-
-
-def test_paired_bootstrap_value() -> None:
-    # Gains 3 and -1: of the four equally likely draws of two pairs only (-1, -1) has a mean not above 0.
-    assert paired_bootstrap([3.0, 0.0], [0.0, 1.0]) == pytest.approx(0.25, abs=0.02)
-    # Gains 1 and -1: three of four draws fail.
-    assert paired_bootstrap([1.0, 0.0], [0.0, 1.0]) == pytest.approx(0.75, abs=0.02)
-
-
-def test_paired_bootstrap_is_seeded_and_checked() -> None:
-    a, b = [0.5, 0.3, 0.8, 0.4], [0.4, 0.4, 0.6, 0.45]
-    assert paired_bootstrap(a, b, seed=3) == paired_bootstrap(a, b, seed=3)
-    assert len({paired_bootstrap(a, b, seed=seed) for seed in range(5)}) > 1
-    with pytest.raises(DataError, match="got 1 and 2"):
-        paired_bootstrap([1.0], [1.0, 2.0])
-    with pytest.raises(DataError, match="at least 1"):
-        paired_bootstrap([], [])
-    with pytest.raises(ConfigError, match="samples"):
-        paired_bootstrap([1.0], [0.0], samples=0)

@@ -20,14 +20,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cllmfs.benchmark_config import BenchmarkConfig, Cell, filled
+from cllmfs.benchmark_config import BenchmarkConfig, Cell, DataSource, filled
 from cllmfs.benchmark_task import Task, read_answer, write_task
 from cllmfs.calibration import expected_calibration_error, reliability
 from cllmfs.datasets import load_split, without_twins
+from cllmfs.episodes import episode_counts, read_episodes
 from cllmfs.errors import ConfigError, DataError, ModelError
 from cllmfs.evaluation import evaluate_spans
 from cllmfs.formats import read_examples
-from cllmfs.sampling import sample_k_shot, shortfalls
+from cllmfs.sampling import Episode, sample_episode, sample_k_shot, shortfalls
 from cllmfs.schema import Document, Example, LabelSet
 
 _KEPT_LINES = 5  # of what a system that failed said last
@@ -35,7 +36,7 @@ _KEPT_LINES = 5  # of what a system that failed said last
 
 @dataclass(frozen=True)
 class _Loaded:
-    """A data set: sentences to draw shots from, sentences to score, and all types."""
+    """A data set or an episode: sentences to draw shots from, sentences to score, and all types."""
 
     pool: list[Example]
     scored: list[Example]
@@ -59,6 +60,7 @@ class Benchmark:
         self.values = {"python": sys.executable, **values}
         self._loaded: dict[str, _Loaded] = {}
         self._drawn: dict[tuple[str, int, int], list[Example]] = {}  # all systems learn from the same
+        self._episodes: dict[Path, list[Episode]] = {}
 
     def open_cells(self, systems: Sequence[str] = ()) -> list[Cell]:
         """The cells that have no result yet, in order.
@@ -113,7 +115,7 @@ class Benchmark:
             ConfigError, DataError: as :meth:`check`.
             ModelError: if the system fails, or its answer cannot be read.
         """
-        system, loaded, shots = self.config.systems[cell.system], self._load(cell.dataset), self.shots(cell)
+        system, loaded, shots = self.config.systems[cell.system], self._load(cell), self.shots(cell)
         texts = tuple(Example(text.text, (), text.token_offsets) for text in loaded.scored)
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place)
@@ -125,13 +127,16 @@ class Benchmark:
                 documents, facts = read_answer(folder, texts)
             except DataError as error:
                 raise ModelError(f"{cell.system}: {error}") from error
+        scores = evaluate_spans(loaded.scored, documents, loaded.labels, scenarios=False).to_dict()
+        if self.config.source(cell.dataset).episodic:
+            scores["episode"] = episode_counts(loaded.scored, documents).to_dict()
         record = {
             **dict(zip(("system", "dataset", "k", "seed"), cell, strict=True)),
             "split": self.config.split,
             "limit": self.config.limit,
             "command": list(system.command),
             "shots": shots_record(shots, loaded.pool, loaded.scored, cell.k),
-            "scores": evaluate_spans(loaded.scored, documents, loaded.labels, scenarios=False).to_dict(),
+            "scores": scores,
             "confidence": confidence_record(loaded.scored, documents),
             "process_seconds": round(seconds, 2),
             **facts,
@@ -147,22 +152,40 @@ class Benchmark:
         """
         support = (cell.dataset, cell.k, cell.seed)
         if support not in self._drawn:
-            self._drawn[support] = self._draw(*support) if cell.k else []
+            self._drawn[support] = self._draw(cell) if cell.k else []
         return self._drawn[support]
 
-    def _draw(self, dataset: str, k: int, seed: int) -> list[Example]:
-        published = self.config.source(dataset).supports
-        if published:
-            return read_examples(self.data / published.format(k=k, seed=seed))
-        return sample_k_shot(self._load(dataset).pool, k, seed)
+    def _draw(self, cell: Cell) -> list[Example]:
+        source = self.config.source(cell.dataset)
+        if source.episodic:
+            return self._load(cell).pool
+        if source.supports:
+            return read_examples(self.data / source.supports.format(k=cell.k, seed=cell.seed))
+        return sample_k_shot(self._load(cell).pool, cell.k, cell.seed)
 
-    def _load(self, dataset: str) -> _Loaded:
-        if dataset not in self._loaded:
-            folder = self.data / self.config.source(dataset).path
+    def _load(self, cell: Cell) -> _Loaded:
+        source = self.config.source(cell.dataset)
+        if source.episodic:
+            episode = self._episode(source, cell)
+            return _Loaded(list(episode.support), list(episode.query), episode.labels)
+        if cell.dataset not in self._loaded:
+            folder = self.data / source.path
             train, scored = load_split(folder, "train"), load_split(folder, self.config.split)
             labels = tuple(LabelSet.of_examples([*train, *scored]))
-            self._loaded[dataset] = _Loaded(without_twins(train), scored[: self.config.limit], labels)
-        return self._loaded[dataset]
+            self._loaded[cell.dataset] = _Loaded(without_twins(train), scored[: self.config.limit], labels)
+        return self._loaded[cell.dataset]
+
+    def _episode(self, source: DataSource, cell: Cell) -> Episode:
+        if source.n_way:
+            pool = without_twins(load_split(self.data / source.path, self.config.split))
+            return sample_episode(pool, source.n_way, cell.k, cell.seed, queries=source.queries)
+        path = self.data / source.episodes.format(k=cell.k)
+        if path not in self._episodes:
+            self._episodes[path] = read_episodes(path)
+        episodes = self._episodes[path]
+        if cell.seed >= len(episodes):
+            raise DataError(f"there are {len(episodes)} episodes, counted from 0, got {cell.seed}", source=str(path))
+        return episodes[cell.seed]
 
 
 def result_path(output: Path, cell: Cell, split: str) -> Path:

@@ -30,15 +30,27 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True)
 class DataSource:
-    """Where a data set lies.
+    """Where a data set lies, and what is made of it.
 
     Attributes:
         path: its folder, below the data folder.
         supports: files of published support sets, with ``{k}`` and ``{seed}``; drawn from the training split if empty.
+        episodes: files of published episodes (:mod:`cllmfs.episodes`), with ``{k}``; a cell's seed is an episode's
+            number, from 0 on.
+        n_way: draw episodes of so many labels from the split instead; 0 for none.
+        queries: mentions of each label in a drawn episode's query set, at least.
     """
 
     path: str
     supports: str = ""
+    episodes: str = ""
+    n_way: int = 0
+    queries: int = 1
+
+    @property
+    def episodic(self) -> bool:
+        """Whether a cell is an episode: sentences of few labels, and few of them, to be scored in sum."""
+        return bool(self.episodes or self.n_way)
 
 
 @dataclass(frozen=True)
@@ -107,15 +119,20 @@ def _config(table: Mapping[str, Any]) -> BenchmarkConfig:
         cells |= dict.fromkeys(_cells(_a_table(value, f"runs, entry {number}"), f"runs, entry {number}", systems))
     if not cells:
         raise ConfigError("there must be something to run; name it in [[runs]]")
-    return BenchmarkConfig(tuple(cells), systems, data, split, limit)
+    made = BenchmarkConfig(tuple(cells), systems, data, split, limit)
+    if free := next((cell for cell in cells if cell.k == 0 and made.source(cell.dataset).episodic), None):
+        raise ConfigError(f"episodes have shots, got 0 of {free.dataset}; take 0 out of its shots")
+    return made
 
 
 def _source(name: str, table: Mapping[str, Any]) -> DataSource:
-    keys = _Keys(table, f"data.{name}", {"path": str, "supports": str})
-    supports = keys.get("supports", "")
-    if supports:
-        _check_placeholders(supports, {"k", "seed"}, f"data.{name}.supports")
-    return DataSource(keys.get("path", name), supports)
+    where = f"data.{name}"
+    keys = _Keys(table, where, {"path": str, "supports": str, "episodes": str, "n_way": int, "queries": int})
+    if len(both := [key for key in ("supports", "episodes", "n_way") if key in table]) > 1:
+        raise ConfigError(f"{where} takes one of supports, episodes and n_way, got {' and '.join(both)}")
+    _check_placeholders(keys.get("supports", ""), {"k", "seed"}, f"{where}.supports")
+    _check_placeholders(keys.get("episodes", ""), {"k"}, f"{where}.episodes")
+    return DataSource(**{"path": name, **table})
 
 
 def _system(name: str, table: Mapping[str, Any]) -> System:

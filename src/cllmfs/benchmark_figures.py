@@ -1,4 +1,4 @@
-"""Results of a benchmark as pictures: learning curves and reliability.
+"""Results of a benchmark as pictures: learning curves, differences with their intervals, reliability.
 
 Knows results; knows nothing of the page. Needs matplotlib when it draws.
 """
@@ -10,11 +10,30 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cllmfs.benchmark_results import Run, Systems, cell, curve, measured, pooled_bins, zero_shot_systems
+from cllmfs.benchmark_results import (
+    Run,
+    Systems,
+    cell,
+    curve,
+    grouped_gaps,
+    measured,
+    pooled_bins,
+    zero_shot_systems,
+)
 from cllmfs.errors import ConfigError
+from cllmfs.significance import bootstrap_interval
 
 # Okabe and Ito's colours, which the colour-blind tell apart, and markers for print without colours.
-STYLES = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#E69F00", "v"), ("#56B4E9", "P"))
+STYLES = (
+    ("#0072B2", "o"),
+    ("#D55E00", "s"),
+    ("#009E73", "^"),
+    ("#CC79A7", "D"),
+    ("#E69F00", "v"),
+    ("#56B4E9", "P"),
+    ("#000000", "X"),
+    ("#999999", "*"),
+)
 TICKS = (1, 5, 10, 20, 50)
 DASHES = (0, (4, 2))
 LEAST_SPANS = 20  # a bin of fewer says too little to be drawn
@@ -23,11 +42,12 @@ LEAST_SPANS = 20  # a bin of fewer says too little to be drawn
 def plot_curves(systems: Systems, path: Path) -> None:
     """Draw the learning curves into a PNG file, a panel for each data set.
 
+    Of more systems than there are colours that can be told apart, the first are drawn.
+
     Raises:
-        ConfigError: if matplotlib is missing, or there are more systems than colours that can be told apart.
+        ConfigError: if matplotlib is missing.
     """
-    if len(systems) > len(STYLES):
-        raise ConfigError(f"the curves show at most {len(STYLES)} systems, got {len(systems)}; pass --no-plot or fewer")
+    systems = dict(list(systems.items())[: len(STYLES)])
     datasets, ks = measured(systems)
     figure, panels = _panels(datasets)
     from matplotlib.lines import Line2D
@@ -79,30 +99,56 @@ def plot_reliability(runs: Sequence[Run], path: Path) -> None:
     _save(figure, [Line2D([], [], color=colors[k], marker="o", markersize=3, label=_name(k)) for k in ks], path)
 
 
+def plot_differences(systems: Systems, baseline: str, path: Path) -> None:
+    """Draw how far each system is from the baseline into a PNG file: a panel for each k, 95 % intervals as bars.
+
+    Raises:
+        ConfigError: if matplotlib is missing.
+    """
+    names = [name for name in systems if name != baseline]
+    found = {k: [grouped_gaps(systems, name, baseline, k) for name in names] for k in measured(systems)[1]}
+    shown = {k: groups for k, groups in found.items() if any(groups)}
+    figure, panels = _panels([_name(k) for k in shown], height=0.5 + 0.22 * len(names), sharey=True)
+    for panel, (k, rows) in zip(panels, shown.items(), strict=True):
+        panel.axvline(0, color="0.6", linestyle=DASHES, linewidth=1.0)
+        for line, groups in enumerate(rows):
+            if groups:
+                mean, low, high = bootstrap_interval(groups)
+                panel.plot([low, high], [line, line], color=STYLES[0][0], linewidth=1.6)  # nan draws nothing
+                panel.plot([mean], [line], color=STYLES[0][0], marker="o", markersize=4)
+        _dress(panel, _name(k))
+        panel.grid(axis="x", color="0.9", linewidth=0.6)
+    panels[0].set_yticks(range(len(names)), names)
+    panels[0].set_ylim(len(names) - 0.5, -0.5)
+    figure.supxlabel(f"strict F1 in points, less {baseline}", fontsize=8)
+    _save(figure, [], path)
+
+
 def _name(k: int) -> str:
     return f"{k}-shot" if k else "zero-shot"
 
 
-def _panels(datasets: Sequence[str]) -> tuple[Any, list[Any]]:
-    """A figure with a panel for each data set, all with one x-axis."""
+def _panels(titles: Sequence[str], height: float = 2.0, sharey: bool = False) -> tuple[Any, list[Any]]:
+    """A figure with a panel of that height for each title, all with one x-axis."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ConfigError("the pictures need matplotlib: pip install 'cllmfs[benchmark]', or pass --no-plot") from error
-    across = min(4, math.ceil(math.sqrt(len(datasets))))
-    down = math.ceil(len(datasets) / across)
-    figure = Figure(figsize=(0.6 + 2.5 * across, 0.9 + 2.0 * down), layout="constrained")
-    panels = list(figure.subplots(down, across, sharex=True, squeeze=False).flat)
-    for panel in panels[len(datasets) :]:
+    across = min(4, math.ceil(math.sqrt(len(titles))))
+    down = math.ceil(len(titles) / across)
+    figure = Figure(figsize=(0.6 + 2.5 * across, 0.9 + height * down), layout="constrained")
+    panels = list(figure.subplots(down, across, sharex=True, sharey=sharey, squeeze=False).flat)
+    for panel in panels[len(titles) :]:
         panel.remove()
-    for panel in panels[max(0, len(datasets) - across) : len(datasets)]:
+    for panel in panels[max(0, len(titles) - across) : len(titles)]:
         panel.tick_params(labelbottom=True)  # the panel below may have been removed
-    return figure, panels[: len(datasets)]
+    return figure, panels[: len(titles)]
 
 
 def _save(figure: Any, handles: Sequence[Any], path: Path) -> None:
-    columns = min(len(handles), 6)
-    figure.legend(handles=handles, loc="outside upper center", ncols=columns, frameon=False, fontsize=8)
+    if handles:
+        columns = min(len(handles), 6)
+        figure.legend(handles=handles, loc="outside upper center", ncols=columns, frameon=False, fontsize=8)
     # Without the library's version in it the file depends on the results alone.
     figure.savefig(path, dpi=200, metadata={"Software": None})
 

@@ -6,122 +6,84 @@ refused, not compared. The same folder gives the same page. Knows results; knows
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cllmfs.benchmark_figures import plot_curves, plot_reliability
-from cllmfs.benchmark_results import (
-    Run,
-    Systems,
-    cell,
-    check,
-    difference,
-    measured,
-    read_results,
-    zero_shot_systems,
+from cllmfs.benchmark_figures import STYLES, plot_curves, plot_differences, plot_reliability
+from cllmfs.benchmark_results import Run, Systems, check, measured, read_results
+from cllmfs.benchmark_tables import (
+    MISSING,
+    calibration_table,
+    costs,
+    differences,
+    episode_table,
+    paper_line_table,
+    table,
 )
 from cllmfs.errors import ConfigError, DataError
-from cllmfs.evaluation import PAPER_LINE_NOTE, mean_sd
+from cllmfs.evaluation import PAPER_LINE_NOTE
 
-MISSING = "-"
-
-
-def table(systems: Systems, baseline: str) -> list[list[str]]:
-    """The F1 table, its head first: a row for each data set and k, then an average row for each k."""
-    zero, others = zero_shot_systems(systems), [name for name in systems if name != baseline]
-    head = ["data set", "k", *("zero-shot" if len(zero) == 1 else f"zero-shot {name}" for name in zero), *systems]
-    rows = [[*head, *(f"{name} less {baseline}" for name in others)]]
-    datasets, ks = measured(systems)
-    for dataset, k in ((dataset, k) for dataset in datasets for k in ks):
-        free = (cell(systems[name], dataset, 0) for name in zero)
-        learned = (cell(runs, dataset, k) for runs in systems.values())
-        gaps = (difference(systems[name], systems[baseline], dataset, k) for name in others)
-        row = [dataset, str(k), *(MISSING if one is None else f"{one.mean:.1f}" for one in free)]
-        row += [MISSING if one is None else one.text() for one in learned]
-        rows.append(row + [_signed(gap) for gap in gaps])
-    return rows + [_average_row(systems, baseline, datasets, k) for k in ks]
+CURVES, DIAGRAMS, DISTANCES = "curves", "reliability", "differences"  # the pictures
 
 
-def _average_row(systems: Systems, baseline: str, datasets: Sequence[str], k: int) -> list[str]:
-    """Means over all data sets with this k; a system that lacks one has none, or it would be of other sets."""
-    sets = [name for name in datasets if any(cell(runs, name, k) for runs in systems.values())]
-
-    def average(values: Iterable[float | None]) -> float | None:
-        known = [value for value in values if value is not None]
-        return mean_sd(known)[0] if known and len(known) == len(sets) else None
-
-    def means(name: str, shots: int) -> Iterable[float | None]:
-        return (None if (one := cell(systems[name], dataset, shots)) is None else one.mean for dataset in sets)
-
-    figures = [average(means(name, 0)) for name in zero_shot_systems(systems)]
-    figures += [average(means(name, k)) for name in systems]
-    gaps = [
-        average(difference(runs, systems[baseline], dataset, k) for dataset in sets)
-        for name, runs in systems.items()
-        if name != baseline
-    ]
-    of = f"{len(sets)}" if len(sets) == len(datasets) else f"{len(sets)} of {len(datasets)}"
-    row = [f"average of {of}", str(k), *(MISSING if figure is None else f"{figure:.1f}" for figure in figures)]
-    return row + [_signed(gap) for gap in gaps]
-
-
-def _signed(value: float | None) -> str:
-    # A difference that rounds to zero has no sign.
-    return MISSING if value is None else f"{round(value, 1) + 0.0:+.1f}".replace("+0.0", "0.0")
-
-
-def calibration_table(systems: Systems) -> list[list[str]]:
-    """The expected calibration errors, the head first, of the systems that have any; empty if none has."""
-    return _value_table(systems, lambda run: run.ece, 3)
-
-
-def paper_line_table(systems: Systems) -> list[list[str]]:
-    """F1 under the paper line's protocol, the head first, of the systems that have it; empty if none has."""
-    return _value_table(systems, lambda run: run.paper_line, 1)
-
-
-def _value_table(systems: Systems, value: Callable[[Run], float | None], digits: int) -> list[list[str]]:
-    able = [name for name, runs in systems.items() if any(value(run) is not None for run in runs)]
-    if not able:
-        return []
-    rows = [["data set", "k", *able]]
-    for dataset, k in sorted({(r.dataset, r.k) for name in able for r in systems[name] if value(r) is not None}):
-        cells = (cell(systems[name], dataset, k, value) for name in able)
-        rows.append([dataset, str(k), *(MISSING if one is None else one.text(digits) for one in cells)])
-    return rows
-
-
-def markdown(
-    systems: Systems, baseline: str, split: str, curves: str | None = None, diagrams: str | None = None
-) -> str:
-    """The whole page; ``curves`` and ``diagrams`` are the addresses of the pictures."""
-    parts = [
-        "# Few-shot results",
-        "Written by `cllmfs report` from the results; change those, not this page.",
-        f"Strict micro-F1 in per cent (exact start, end and label; all types on every sentence of the {split} split): "
-        "mean ± sd over supports, their number in brackets. k: mentions of each type in a support, at least. "
-        f"Differences are means over the supports that both systems have. A dash ({MISSING}) was not measured. "
-        "Averages are over all data sets that were measured at this k; a system that lacks one of them has none.",
-        pipes(table(systems, baseline)),
-    ]
-    if curves:
-        parts.append(f"![Strict F1 over k, a panel for each data set]({curves})")
-        parts.append("Bands: ± sd over supports. Dashed: zero-shot. Each panel has its own scale, from 0.")
-    calibration = calibration_table(systems)
-    if calibration:
+def markdown(systems: Systems, baseline: str, split: str, pictures: Mapping[str, str] | None = None) -> str:
+    """The whole page; ``pictures`` holds the addresses of those that there are."""
+    shown = pictures or {}
+    parts = ["# Few-shot results", "Written by `cllmfs report` from the results; change those, not this page."]
+    if measured(systems)[1]:
+        parts += [
+            f"Strict micro-F1 in per cent (exact start, end and label; all types on every sentence of the {split} "
+            "split): mean ± sd over supports, their number in brackets. k: mentions of each type in a support, at "
+            "least. The last column is a mean over the supports that both systems have. "
+            f"A dash ({MISSING}) was not measured. Averages are over all data sets that were measured at this k; a "
+            "system that lacks one of them has none.",
+            pipes(table(systems, baseline)),
+        ]
+    if CURVES in shown:
+        parts.append(f"![Strict F1 over k, a panel for each data set]({shown[CURVES]})")
+        left_out = f" Of the systems the first {len(STYLES)}." if len(systems) > len(STYLES) else ""
+        parts.append(f"Bands: ± sd over supports. Dashed: zero-shot. Each panel has its own scale, from 0.{left_out}")
+    parts += _differences_part(systems, baseline, shown.get(DISTANCES))
+    if episodes := episode_table(systems):
+        parts.append("## Episodes")
+        parts.append(
+            "F1 in per cent from the sums of all episodes' counts, their number in brackets: Few-NERD's metric (runs "
+            "of one type over all query sentences joined) / the strict one of single sentences."
+        )
+        parts.append(pipes(episodes))
+    if calibration := calibration_table(systems):
         parts.append("## Calibration")
         parts.append(
             "Expected calibration error of the predicted spans' confidences, in [0, 1]: 0 is best. k 0 is zero-shot."
         )
         parts.append(pipes(calibration))
-    if diagrams:
-        parts.append(f"![Share of spans that are right over their confidence, a panel for each data set]({diagrams})")
+    if DIAGRAMS in shown:
+        alt = "Share of spans that are right over their confidence, a panel for each data set"
+        parts.append(f"![{alt}]({shown[DIAGRAMS]})")
         parts.append("Spans of all supports together; bins of few spans are left out. On the dashed line: calibrated.")
+    if seconds := costs(systems):
+        parts.append("## Time")
+        parts.append("Medians over all runs, on whatever else the machine was doing: orders of magnitude.")
+        parts.append(pipes(seconds))
     if strings := paper_line_table(systems):
         parts.append("## The paper line's protocol")
         parts.append(f"F1 in per cent of the runs whose results hold it: {PAPER_LINE_NOTE}.")
         parts.append(pipes(strings))
     return "\n\n".join(parts) + "\n"
+
+
+def _differences_part(systems: Systems, baseline: str, picture: str | None) -> list[str]:
+    rows = differences(systems, baseline)
+    if not rows:
+        return []
+    parts = [
+        f"## Differences from {baseline}",
+        "In points, over the supports that both have: the mean over data sets of the mean over supports, with the 95 % "
+        "interval of a bootstrap that draws the supports of each data set anew. Few supports make it too narrow; one a "
+        "data set makes none. Boundary F1 ignores labels; right types are those of spans with right boundaries.",
+        pipes(rows),
+    ]
+    return [*parts, f"![Differences in strict F1 with their intervals]({picture})"] if picture else parts
 
 
 def pipes(rows: Sequence[Sequence[str]]) -> str:
@@ -160,15 +122,27 @@ def write_report(
     """
     systems = ordered(read_results(results, split), order)
     check(systems)
-    if not measured(systems)[1]:
+    if not any(run.k for runs in systems.values() for run in runs):
         raise DataError(f"{results} must hold results with shots, got none of the {split} split")
     baseline = list(systems)[min(1, len(systems) - 1)]
     page = Path(output)
+    pictures = _draw(systems, baseline, page) if plot else {}
+    page.write_text(markdown(systems, baseline, split, pictures), encoding="utf-8")
+
+
+def _draw(systems: Systems, baseline: str, page: Path) -> dict[str, str]:
+    """Draw the pictures that the results allow; their names."""
     confident = next((runs for runs in systems.values() if any(run.bins for run in runs)), [])
-    curves, diagrams = page.with_suffix(".png"), page.with_name(f"{page.stem}_reliability.png")
-    pictures = [curves.name, *([diagrams.name] if confident else [])] if plot else []
-    page.write_text(markdown(systems, baseline, split, *pictures), encoding="utf-8")
-    if plot:
-        plot_curves(systems, curves)
-    if plot and confident:
-        plot_reliability(confident, diagrams)
+    paths = {CURVES: page.with_suffix(".png")}
+    paths |= {kind: page.with_name(f"{page.stem}_{kind}.png") for kind in (DISTANCES, DIAGRAMS)}
+    drawn = []
+    if measured(systems)[1]:
+        plot_curves(systems, paths[CURVES])
+        drawn.append(CURVES)
+    if differences(systems, baseline):
+        plot_differences(systems, baseline, paths[DISTANCES])
+        drawn.append(DISTANCES)
+    if confident:
+        plot_reliability(confident, paths[DIAGRAMS])
+        drawn.append(DIAGRAMS)
+    return {kind: paths[kind].name for kind in drawn}

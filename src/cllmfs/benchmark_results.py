@@ -13,7 +13,15 @@ from typing import Any, NamedTuple
 
 from cllmfs.calibration import Bin
 from cllmfs.errors import DataError
-from cllmfs.evaluation import Counts, StringCounts, mean_sd
+from cllmfs.evaluation import Counts, StringCounts
+from cllmfs.significance import mean_sd
+
+
+class EpisodeCounts(NamedTuple):
+    """Counts of an episode: by Few-NERD's metric over the joined query sentences, and strict ones of each sentence."""
+
+    joined: Counts
+    apart: Counts
 
 
 @dataclass(frozen=True)
@@ -31,6 +39,11 @@ class Run:
         bins: of a reliability diagram, likewise.
         paper_line: F1 in percent under the paper line's protocol, if the result has it
             (:class:`~cllmfs.evaluation.StringCounts`); never to be compared with ``f1``.
+        boundary: F1 in percent of spans whose label is ignored.
+        typing: share in percent of right labels among spans with right boundaries, if there is such a span.
+        train_seconds: that learning took, if the system said so.
+        sentences_per_second: that were answered, likewise.
+        episode: counts to be summed, if the run is an episode.
     """
 
     dataset: str
@@ -42,9 +55,15 @@ class Run:
     ece: float | None = None
     bins: tuple[Bin, ...] = ()
     paper_line: float | None = None
+    boundary: float | None = None
+    typing: float | None = None
+    train_seconds: float | None = None
+    sentences_per_second: float | None = None
+    episode: EpisodeCounts | None = None
 
 
 Systems = Mapping[str, Sequence[Run]]  # the runs of each system, in the order of the columns
+Value = Callable[[Run], float | None]  # a figure of a run, if it has it
 
 
 class Cell(NamedTuple):
@@ -81,20 +100,33 @@ def read_results(folder: str | Path, split: str) -> dict[str, list[Run]]:
 
 
 def _run(record: Mapping[str, Any]) -> Run:
-    micro, confidence = record["scores"]["micro"], record["confidence"] or {}
-    strings = record["scores"].get("paper_line")
+    scores, confidence, seconds = record["scores"], record["confidence"] or {}, record.get("seconds", {})
+    count, strings = scores["sentences"]["count"], scores.get("paper_line")
     names = StringCounts().counts()
     return Run(
         record["dataset"],
         int(record["k"]),
         int(record["seed"]),
-        100 * Counts(micro["tp"], micro["fp"], micro["fn"]).f1,
-        record["scores"]["sentences"]["count"],
+        100 * _counts(scores["micro"]).f1,
+        count,
         record["shots"]["sha256"],
         confidence.get("ece"),
         tuple(Bin(*figures) for figures in confidence.get("bins", ())),
         100 * StringCounts(*(strings[name] for name in names)).f1 if strings else None,
+        _percent(scores.get("boundary", {}).get("f1")),
+        _percent(scores.get("typing_accuracy")),
+        seconds.get("train"),
+        count / seconds["predict"] if seconds.get("predict") else None,
+        EpisodeCounts(_counts(scores["episode"]), _counts(scores["micro"])) if "episode" in scores else None,
     )
+
+
+def _counts(record: Mapping[str, int]) -> Counts:
+    return Counts(record["tp"], record["fp"], record["fn"])
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else 100 * share
 
 
 def check(systems: Systems) -> None:
@@ -108,7 +140,8 @@ def check(systems: Systems) -> None:
     for name, runs in systems.items():
         for run in runs:
             where = f"{run.dataset}, {run.k}-shot, seed {run.seed}"
-            scored, scorer = sentences.setdefault(run.dataset, (run.sentences, name))
+            scored_set = run.dataset if run.episode is None else where  # each episode has query sentences of its own
+            scored, scorer = sentences.setdefault(scored_set, (run.sentences, name))
             if scored != run.sentences:
                 raise DataError(
                     f"all runs must score the same sentences of {run.dataset}, got {scored} ({scorer}) and "
@@ -119,18 +152,49 @@ def check(systems: Systems) -> None:
                 raise DataError(f"all systems must learn from the same shots, {learner} and {name} did not: {where}")
 
 
-def cell(runs: Iterable[Run], dataset: str, k: int, value: Callable[[Run], float | None] | None = None) -> Cell | None:
+def f1_of(run: Run) -> float:
+    """The strict micro-F1 of a run."""
+    return run.f1
+
+
+def boundary_of(run: Run) -> float | None:
+    """The F1 of a run's spans, labels ignored."""
+    return run.boundary
+
+
+def typing_of(run: Run) -> float | None:
+    """The share of right labels among a run's spans with right boundaries."""
+    return run.typing
+
+
+def cell(runs: Iterable[Run], dataset: str, k: int, value: Value = f1_of) -> Cell | None:
     """F1, or another value of a run, over the supports of a data set and k; ``None`` if there is none."""
     chosen = [run for run in runs if run.dataset == dataset and run.k == k]
-    values = [figure for run in chosen if (figure := value(run) if value else run.f1) is not None]
+    values = [figure for run in chosen if (figure := value(run)) is not None]
     return Cell(*mean_sd(values), len(values)) if values else None
+
+
+def gaps(runs: Iterable[Run], baseline: Iterable[Run], dataset: str, k: int, value: Value = f1_of) -> list[float]:
+    """A value less the baseline's, on each support that both have it for, in order of the seeds."""
+
+    def by_seed(each: Iterable[Run]) -> dict[int, float]:
+        chosen = (run for run in each if run.dataset == dataset and run.k == k)
+        return {run.seed: figure for run in chosen if (figure := value(run)) is not None}
+
+    ours, theirs = by_seed(runs), by_seed(baseline)
+    return [ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())]
+
+
+def grouped_gaps(systems: Systems, name: str, baseline: str, k: int, value: Value = f1_of) -> list[list[float]]:
+    """The gaps of a system to the baseline at k, by data set; sets without any are left out."""
+    found = (gaps(systems[name], systems[baseline], dataset, k, value) for dataset in measured(systems)[0])
+    return [each for each in found if each]
 
 
 def difference(runs: Iterable[Run], baseline: Iterable[Run], dataset: str, k: int) -> float | None:
     """Mean F1 less the baseline's, over the supports that both have; ``None`` if they share none."""
-    theirs = {run.seed: run.f1 for run in baseline if run.dataset == dataset and run.k == k}
-    gaps = [run.f1 - theirs[run.seed] for run in runs if run.dataset == dataset and run.k == k and run.seed in theirs]
-    return mean_sd(gaps)[0] if gaps else None
+    found = gaps(runs, baseline, dataset, k)
+    return mean_sd(found)[0] if found else None
 
 
 def zero_shot_systems(systems: Systems) -> list[str]:
@@ -139,8 +203,8 @@ def zero_shot_systems(systems: Systems) -> list[str]:
 
 
 def measured(systems: Systems) -> tuple[list[str], list[int]]:
-    """The data sets by name and the k above 0 by size that any system has."""
-    runs = [run for each in systems.values() for run in each]
+    """The data sets by name and the k above 0 by size that any system has, episodes left out."""
+    runs = [run for each in systems.values() for run in each if run.episode is None]
     return sorted({run.dataset for run in runs}), sorted({run.k for run in runs if run.k})
 
 

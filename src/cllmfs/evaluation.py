@@ -1,4 +1,4 @@
-"""How right predicted spans are: strict scores, where they go wrong, and how sure a comparison is.
+"""How right predicted spans are: strict scores, and where they go wrong.
 
 Every rate is computed from whole-number counts when it is read; counts add up, so the scores of parts give those of the
 whole. Knows gold and predicted spans of the same texts; knows nothing of models, files or how a prediction was made.
@@ -6,8 +6,6 @@ whole. Knows gold and predicted spans of the same texts; knows nothing of models
 
 from __future__ import annotations
 
-import math
-import random
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -16,7 +14,7 @@ from itertools import chain, groupby, zip_longest
 from operator import add
 from typing import Any, NamedTuple, Self
 
-from cllmfs.errors import ConfigError, DataError
+from cllmfs.errors import DataError
 from cllmfs.schema import Document, Example, Span
 
 Text = Example | Document
@@ -359,40 +357,3 @@ def _runs(tags: Iterable[str]) -> set[Key]:
         if tag != "O":
             spans.add((start, position, tag))
     return spans
-
-
-def mean_sd(values: Iterable[float]) -> tuple[float, float]:
-    """Mean and sample standard deviation (n - 1); the latter is 0.0 for one value.
-
-    Raises:
-        DataError: if there is no value.
-    """
-    values = [float(value) for value in values]
-    if not values:
-        raise DataError("a mean needs at least one value, got none")
-    return math.fsum(values) / len(values), statistics.stdev(values) if len(values) > 1 else 0.0
-
-
-def paired_bootstrap(a: Sequence[float], b: Sequence[float], *, samples: int = 10000, seed: int = 0) -> float:
-    """One-sided p-value of "``a`` is better than ``b`` on average", by resampling pairs (Koehn 2004, W04-3250).
-
-    Pairs are drawn with replacement; the value is the share of draws whose mean difference is not above 0, with one
-    added to both counts so that it is never 0 (arXiv 1603.05766). With few pairs (under about ten) it is too small.
-
-    Args:
-        a, b: one score per support set, of two systems on the same support sets in the same order.
-        samples: number of draws.
-        seed: of the draws; the same seed gives the same value.
-
-    Raises:
-        DataError: if the lengths differ or there is no pair.
-        ConfigError: if ``samples`` is below 1.
-    """
-    if len(a) != len(b) or not a:
-        raise DataError(f"paired scores need two lists of one length, at least 1, got {len(a)} and {len(b)}")
-    if samples < 1:
-        raise ConfigError(f"samples must be at least 1, got {samples}")
-    gains = [x - y for x, y in zip(a, b, strict=True)]
-    draw = random.Random(seed).choices
-    failed = sum(math.fsum(draw(gains, k=len(gains))) <= 0 for _ in range(samples))
-    return (failed + 1) / (samples + 1)
