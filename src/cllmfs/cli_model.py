@@ -1,4 +1,4 @@
-"""The commands that use a model: predict, evaluate, info.
+"""The commands that use a model: predict, evaluate, merge, info.
 
 Knows the options and where results go; the work is done by :class:`cllmfs.recognizer.EntityRecognizer`, which is
 imported when a command runs, so that ``--help`` stays quick. Knows nothing of training.
@@ -180,6 +180,32 @@ def evaluate(
         print_json(scores.to_dict())
     else:
         show_scores(scores)
+
+
+# --- merge -----------------------------------------------------------------------------------------------------------
+
+
+@app.command(
+    epilog=examples(
+        "cllmfs merge my-model --output my-base",
+        "cllmfs train shots.jsonl --base my-base --output next-model",
+    )
+)
+@guarded
+def merge(
+    model: Model,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="folder to write; it must be new")],
+    device: Device = None,
+) -> None:
+    """Write a trained model as a base: an ordinary model folder, its adapter in the weights.
+
+    What was learned of one set of types is then the start for another: `cllmfs train --base DIR`. Weights are written
+    in fp32.
+    """
+    if not is_model_folder(model):
+        raise DataError(f"{model!r} is no folder of a trained model, so there is nothing to merge")
+    ner = _load(model, None, ["model.weights=fp32"], device)
+    print(f"base: {visible(str(ner.save_base(output)))}")
 
 
 # --- info ------------------------------------------------------------------------------------------------------------

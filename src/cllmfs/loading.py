@@ -61,6 +61,25 @@ def load_backbone(base: str, *, device: str | None = None, weights: str = "auto"
     return backbone
 
 
+def write_base(backbone: Backbone, folder: Path) -> None:
+    """Write a model, its trained update included, as a base that :func:`load_backbone` reads.
+
+    Args:
+        backbone: what to write.
+        folder: an empty folder.
+
+    Raises:
+        ModelError: if the update cannot be put into the weights.
+    """
+    weights = backbone.merged_weights()
+    backbone.model.save_pretrained(folder, state_dict=weights)
+    # The backbone's own tokenizer cuts at words' edges, which the base does not.
+    source = str(base_folder(backbone.name) or backbone.name)
+    AutoTokenizer.from_pretrained(source, trust_remote_code=False, use_fast=True).save_pretrained(folder)
+    template = json.dumps(backbone.prompt.template.to_dict(), ensure_ascii=False, indent=1)
+    (folder / PROMPT_FILE).write_text(template + "\n", encoding="utf-8")
+
+
 def _held(weights: str, place: torch.device) -> dict[str, Any]:
     """How ``from_pretrained`` is told what the weights are held in."""
     native = torch.bfloat16 if place.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32

@@ -253,6 +253,17 @@ class Backbone:
         if all(parameter.dtype == torch.float32 for parameter in self.model.parameters()):
             self.peft.merge_adapter()
 
+    def merged_weights(self) -> dict[str, Tensor]:
+        """The weights under the names they had before LoRA, its update in them; they share memory with the model.
+
+        Raises:
+            ModelError: if the update is not in the weights (:meth:`merge_lora`).
+        """
+        if self.peft is not None and not any(getattr(module, "merged", False) for module in self.model.modules()):
+            raise ModelError("only weights in fp32 can hold a small update: load the model with model.weights=fp32")
+        weights = self.model.state_dict()
+        return {name.replace(".base_layer.", "."): weights[name] for name in weights if ".lora_" not in name}
+
     def scale_lora(self, share: float) -> None:
         """Keep a share of the update as it was at the first call: interpolation between base (0) and trained (1)."""
         with torch.no_grad():

@@ -22,7 +22,8 @@ from cllmfs.config import Config, LoraConfig
 from cllmfs.errors import DataError, ModelError
 from cllmfs.evaluation import Scores, evaluate_spans
 from cllmfs.extraction import Extractor
-from cllmfs.loading import load_backbone
+from cllmfs.folders import whole_folder
+from cllmfs.loading import load_backbone, write_base
 from cllmfs.prompts import PromptTemplate
 from cllmfs.schema import Document, Example, LabelSet
 from cllmfs.store import ADAPTER, is_model_folder, read_manifest, versions, write_model
@@ -192,6 +193,26 @@ class EntityRecognizer:
         if not self.trained or self.labels is None:
             raise ModelError("there is no adapter to save: call fit() first")
         return write_model(Path(folder), self.info(), self._backbone.peft)
+
+    def save_base(self, folder: str | Path) -> Path:
+        """Write base and adapter as one base: an ordinary model folder, to be adapted further or used elsewhere.
+
+        Types and calibration belong to the trained model and are not in it. The folder appears whole or not at all.
+
+        Raises:
+            ModelError: if nothing was trained, the folder holds something, or the weights are not in fp32.
+        """
+        target = Path(folder)
+        if not self.trained:
+            raise ModelError("there is no adapter to put into the base: call fit() first")
+        if target.is_file() or (target.is_dir() and any(target.iterdir())):
+            raise ModelError(f"{target} holds something already; a base is written to a new folder")
+        try:
+            with whole_folder(target) as aside:
+                write_base(self._backbone, aside)
+        except OSError as error:
+            raise ModelError(f"the base cannot be written to {target}: {error}") from error
+        return target
 
     @classmethod
     def load(
