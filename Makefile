@@ -10,7 +10,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-lowest check lint types floors format bench bench-few-shot bench-speed mini mini-check clean
+.PHONY: help setup demo test test-lowest check lint types floors format bench bench-few-shot bench-quick bench-speed mini mini-check clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -70,6 +70,13 @@ bench-few-shot: $(STAMP) .venv-span-marker/.installed .venv-spacy/.installed ## 
 	$(VENV)/bin/cllmfs benchmark $(FEW_SHOT)/config.toml --data "$(DATA)" --define encoder="$(ENCODER)" \
 		--output $(FEW_SHOT)/results
 	$(VENV)/bin/cllmfs report $(FEW_SHOT)/results --first cllmfs --first "token classifier" --output docs/few_shot.md
+
+bench-quick: $(STAMP) ## a part of the few-shot table again, in ten minutes: DATA and ENCODER
+	@test -n "$(DATA)" -a -n "$(ENCODER)" || { echo "bench-quick needs DATA and ENCODER: see $(FEW_SHOT)"; exit 1; }
+	rm -rf runs/bench-quick
+	$(VENV)/bin/cllmfs benchmark $(FEW_SHOT)/quick.toml --data "$(DATA)" --define encoder="$(ENCODER)" \
+		--output runs/bench-quick
+	$(PY) $(FEW_SHOT)/compare.py runs/bench-quick $(FEW_SHOT)/results
 
 SPEED := benchmarks/speed
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cllmfs.benchmark_results import Run
 from cllmfs.benchmark_task import Task, read_answer, read_task, write_task
 from cllmfs.schema import Document, Example
 from cllmfs.tagging import spans_of_tags
@@ -21,7 +22,7 @@ if not (ROOT / "benchmarks" / "few_shot").is_dir():
     pytest.skip("benchmarks is not part of this install", allow_module_level=True)
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.few_shot import adapter, token_classifier  # noqa: E402
+from benchmarks.few_shot import adapter, compare, token_classifier  # noqa: E402
 from benchmarks.few_shot.adapter import Baseline, Recipe, tag_names, to_tags, token_spans  # noqa: E402
 from benchmarks.few_shot.token_classifier import document  # noqa: E402
 
@@ -119,3 +120,20 @@ def test_the_token_classifier_learns_its_shots(tmp_path: Path) -> None:
     assert [(span.start, span.end, span.label) for span in found.spans] == [
         (s.start, s.end, s.label) for s in ADA.spans
     ]
+
+
+# runs beside their table
+
+
+def test_runs_are_compared_with_their_cells() -> None:
+    def run(seed: int, f1: float, k: int = 5) -> Run:
+        return Run("alpha", k, seed, f1, 10, "s")
+
+    table = {"ours": [run(0, 40.0), run(1, 44.0), run(2, 42.0), run(0, 30.0, k=1)]}  # 42 with a deviation of 2
+    runs = {
+        "ours": [run(0, 46.0), run(1, 46.1), run(0, 28.0, k=1), run(1, 27.9, k=1), run(0, 9.0, k=9)],
+        "new": [run(0, 1)],
+    }
+    found = list(compare.compared(runs, table))
+    assert [one.holds for one in found] == [True, False, True, False]
+    assert str(found[1]) == "ours, alpha, 5-shot, seed 1: 46.1, NOT within 42.0 ± 4.0"
