@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -160,8 +160,19 @@ class Benchmark:
         if source.episodic:
             return self._load(cell).pool
         if source.supports:
-            return read_examples(self.data / source.supports.format(k=cell.k, seed=cell.seed))
+            return self._published(source, cell)
         return sample_k_shot(self._load(cell).pool, cell.k, cell.seed)
+
+    def _published(self, source: DataSource, cell: Cell) -> list[Example]:
+        path = self.data / source.supports.format(k=cell.k, seed=cell.seed)
+        shots, known = [_renamed(shot, source.rename) for shot in read_examples(path)], self._load(cell).labels
+        if unknown := sorted({label for shot in shots for label in shot.labels} - set(known)):
+            raise DataError(
+                f"the shots have labels of {cell.dataset} ({', '.join(known)}), got {unknown[0]!r}; name what it is "
+                f"called there in [data.{cell.dataset}]: rename = {{ {unknown[0]} = ... }}",
+                source=str(path),
+            )
+        return shots
 
     def _load(self, cell: Cell) -> _Loaded:
         source = self.config.source(cell.dataset)
@@ -188,10 +199,14 @@ class Benchmark:
         return episodes[cell.seed]
 
 
+def _renamed(example: Example, names: Mapping[str, str]) -> Example:
+    return replace(example, spans=tuple(replace(s, label=names.get(s.label, s.label)) for s in example.spans))
+
+
 def result_path(output: Path, cell: Cell, split: str) -> Path:
     """Where a cell's result lies in the results folder."""
-    system = re.sub(r"[^A-Za-z0-9.]+", "_", cell.system).strip("_").lower()
-    return output / system / cell.dataset / f"{split}-{cell.k}-shot-{cell.seed}.json"
+    system, dataset = (re.sub(r"[^A-Za-z0-9.]+", "_", name).strip("_").lower() for name in (cell.system, cell.dataset))
+    return output / system / dataset / f"{split}-{cell.k}-shot-{cell.seed}.json"
 
 
 def write_result(path: Path, record: Mapping[str, Any]) -> None:

@@ -35,6 +35,7 @@ class DataSource:
     Attributes:
         path: its folder, below the data folder.
         supports: files of published support sets, with ``{k}`` and ``{seed}``; drawn from the training split if empty.
+        rename: labels of those files, where the data set has another name for them.
         episodes: files of published episodes (:mod:`cllmfs.episodes`), with ``{k}``; a cell's seed is an episode's
             number, from 0 on.
         n_way: draw episodes of so many labels from the split instead; 0 for none.
@@ -43,6 +44,7 @@ class DataSource:
 
     path: str
     supports: str = ""
+    rename: Mapping[str, str] = field(default_factory=dict)
     episodes: str = ""
     n_way: int = 0
     queries: int = 1
@@ -127,7 +129,9 @@ def _config(table: Mapping[str, Any]) -> BenchmarkConfig:
 
 def _source(name: str, table: Mapping[str, Any]) -> DataSource:
     where = f"data.{name}"
-    keys = _Keys(table, where, {"path": str, "supports": str, "episodes": str, "n_way": int, "queries": int})
+    kinds = {"path": str, "supports": str, "rename": dict, "episodes": str, "n_way": int, "queries": int}
+    keys = _Keys(table, where, kinds)
+    _strings(list(keys.get("rename", {}).values()), f"{where}.rename")
     if len(both := [key for key in ("supports", "episodes", "n_way") if key in table]) > 1:
         raise ConfigError(f"{where} takes one of supports, episodes and n_way, got {' and '.join(both)}")
     _check_placeholders(keys.get("supports", ""), {"k", "seed"}, f"{where}.supports")
