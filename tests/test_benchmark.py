@@ -114,6 +114,7 @@ def test_a_configuration_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
+        ('path = "sets/gum"', "rename = {a = 1}", "data.gum.rename must be strings, got 1"),
         (
             'supports = "gum',
             'n_way = 2\nsupports = "gum',
