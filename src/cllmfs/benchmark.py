@@ -23,7 +23,7 @@ from typing import Any
 from cllmfs.benchmark_config import BenchmarkConfig, Cell, filled
 from cllmfs.benchmark_task import Task, read_answer, write_task
 from cllmfs.calibration import expected_calibration_error, reliability
-from cllmfs.datasets import load_split, without_twins
+from cllmfs.datasets import below, load_split, without_twins
 from cllmfs.errors import ConfigError, DataError, ModelError
 from cllmfs.evaluation import evaluate_spans
 from cllmfs.formats import read_examples
@@ -79,8 +79,8 @@ class Benchmark:
         """See that all that the cells need is there, before hours are spent on some of them.
 
         Raises:
-            ConfigError: if a placeholder of a command has no value.
-            DataError: if a data set or a support set cannot be read.
+            ConfigError: if a placeholder of a command has no value, or a data set's name is wrong.
+            DataError: if a data set or a support set cannot be read, or a licence must be accepted first.
         """
         for cell in cells:
             filled(self.config.systems[cell.system].command, self.values)
@@ -158,8 +158,12 @@ class Benchmark:
 
     def _load(self, dataset: str) -> _Loaded:
         if dataset not in self._loaded:
-            folder = self.data / self.config.source(dataset).path
-            train, scored = load_split(folder, "train"), load_split(folder, self.config.split)
+            source = self.config.source(dataset)
+            place = below(self.data, source.path)
+            train, scored = (
+                load_split(place, split, licence_accepted=source.licence_accepted)
+                for split in ("train", self.config.split)
+            )
             labels = tuple(LabelSet.of_examples([*train, *scored]))
             self._loaded[dataset] = _Loaded(without_twins(train), scored[: self.config.limit], labels)
         return self._loaded[dataset]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cllmfs.bases import MINI
+from cllmfs.catalogue import is_named
 from cllmfs.datasets import SPLITS
 from cllmfs.errors import ConfigError
 
@@ -33,12 +34,14 @@ class DataSource:
     """Where a data set lies.
 
     Attributes:
-        path: its folder, below the data folder.
+        path: its folder, below the data folder; or a name, see :mod:`cllmfs.catalogue`.
         supports: files of published support sets, with ``{k}`` and ``{seed}``; drawn from the training split if empty.
+        licence_accepted: whether the user accepted the terms of its licence, where they are to be accepted.
     """
 
     path: str
     supports: str = ""
+    licence_accepted: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,12 @@ class BenchmarkConfig:
         """Where a data set lies."""
         return self.data.get(dataset, DataSource(dataset))
 
+    @property
+    def needs_folder(self) -> bool:
+        """Whether anything lies below the data folder, rather than all data sets being named."""
+        sources = [self.source(cell.dataset) for cell in self.cells]
+        return any(source.supports or not is_named(source.path) for source in sources)
+
 
 def read_config(path: str | Path) -> BenchmarkConfig:
     """Read a benchmark's configuration.
@@ -111,11 +120,11 @@ def _config(table: Mapping[str, Any]) -> BenchmarkConfig:
 
 
 def _source(name: str, table: Mapping[str, Any]) -> DataSource:
-    keys = _Keys(table, f"data.{name}", {"path": str, "supports": str})
+    keys = _Keys(table, f"data.{name}", {"path": str, "supports": str, "licence_accepted": bool})
     supports = keys.get("supports", "")
     if supports:
         _check_placeholders(supports, {"k", "seed"}, f"data.{name}.supports")
-    return DataSource(keys.get("path", name), supports)
+    return DataSource(keys.get("path", name), supports, keys.get("licence_accepted", False))
 
 
 def _system(name: str, table: Mapping[str, Any]) -> System:
@@ -142,6 +151,8 @@ def _cells(table: Mapping[str, Any], where: str, systems: Mapping[str, System]) 
     named = _strings(keys.get("systems", list(systems)), f"{where}: systems")
     if unknown := [name for name in named if name not in systems]:
         raise ConfigError(f"{where}: there is no system {unknown[0]!r}; there are {', '.join(systems) or 'none'}")
+    if unnamed := [name for name in datasets if is_named(name)]:
+        raise ConfigError(f"{where}: {unnamed[0]} needs a name of its own; write [data.NAME] path = {unnamed[0]!r}")
     for k in shots:
         for seed in seeds if k else seeds[:1]:  # without shots there is nothing to draw
             for dataset in datasets:
