@@ -283,7 +283,7 @@ def test_labels_of_published_supports_are_those_of_the_data_set(
     tmp_path: Path, data: Path, systems: dict[str, System]
 ) -> None:
     put_lines(data / "tiny_1.jsonl", [{"tokens": ["Bo"], "spans": [[0, 1, "person"]]}])
-    source = DataSource("tiny", "tiny_{k}.jsonl", {"person": "per"})
+    source = DataSource("tiny", "tiny_{k}.jsonl", rename={"person": "per"})
     made = plan(tmp_path, systems, ONE, data={"tiny": source})
     assert made.run(ONE)["shots"]["mentions"] == {"per": 1}
     other = plan(tmp_path, systems, ONE, data={"tiny": DataSource("tiny", "tiny_{k}.jsonl")})

@@ -25,7 +25,20 @@ from cllmfs.sampling import sample_k_shot
 from cllmfs.schema import Document, Example, Span
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = ("validate", "convert", "sample", "train", "predict", "evaluate", "info", "benchmark", "report", "demo")
+COMMANDS = (
+    "validate",
+    "convert",
+    "sample",
+    "train",
+    "predict",
+    "evaluate",
+    "merge",
+    "info",
+    "benchmark",
+    "report",
+    "data",
+    "demo",
+)
 
 ADA = {
     "text": "Ada lives in Rome.",
@@ -150,8 +163,9 @@ def test_texts_beyond_the_terminals_encoding_are_escaped(tmp_path: Path) -> None
 
 def test_main_keeps_the_libraries_quiet_where_nobody_watches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cllmfs.cli.app", lambda prog_name: None)
-    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "")  # so that it is put back, too
-    monkeypatch.delenv("HF_HUB_DISABLE_PROGRESS_BARS")
+    for name in ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
+        monkeypatch.setenv(name, "")  # so that it is put back, too
+        monkeypatch.delenv(name)
     monkeypatch.delenv("CLLMFS_DEBUG", raising=False)
     monkeypatch.setattr(sys, "warnoptions", [])
     for watched in (True, False):
@@ -161,6 +175,7 @@ def test_main_keeps_the_libraries_quiet_where_nobody_watches(monkeypatch: pytest
             main()
             warnings.warn("a library's", FutureWarning, stacklevel=1)
         assert (os.environ.get("HF_HUB_DISABLE_PROGRESS_BARS") == "1") is not watched
+        assert (os.environ.get("HF_DATASETS_DISABLE_PROGRESS_BARS") == "1") is not watched
     monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "0")  # the user's word
     main()
     assert os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] == "0"

@@ -14,7 +14,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-HEAVY = ("accelerate", "numpy", "peft", "safetensors", "tokenizers", "torch", "transformers")
+HEAVY = (
+    "accelerate", "datasets", "huggingface_hub", "numpy", "pandas", "peft", "pyarrow", "safetensors", "tokenizers",
+    "torch", "transformers",
+)  # fmt: skip
 CONTRACTS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
 LIGHT = next(contract["source_modules"] for contract in CONTRACTS if contract["id"] == "light")
 
@@ -63,7 +66,10 @@ def test_light_floors_are_light() -> None:
     assert heavy_modules_after(f"import {', '.join(modules)}") == []
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("--version",)], ids=" ".join)
+LIGHT_COMMANDS = [("--help",), ("--version",), ("data", "--help"), ("data", "list", "--catalogue")]
+
+
+@pytest.mark.parametrize("arguments", LIGHT_COMMANDS, ids=" ".join)
 def test_command_line_is_light(arguments: tuple[str, ...]) -> None:
     if not source_file("cllmfs.cli").exists():
         pytest.skip("cllmfs.cli is not there yet")

@@ -23,7 +23,7 @@ from typing import Any
 from cllmfs.benchmark_config import BenchmarkConfig, Cell, DataSource, filled
 from cllmfs.benchmark_task import Task, read_answer, write_task
 from cllmfs.calibration import expected_calibration_error, reliability
-from cllmfs.datasets import load_split, without_twins
+from cllmfs.datasets import below, load_split, without_twins
 from cllmfs.episodes import episode_counts, read_episodes
 from cllmfs.errors import ConfigError, DataError, ModelError
 from cllmfs.evaluation import evaluate_spans
@@ -81,8 +81,8 @@ class Benchmark:
         """See that all that the cells need is there, before hours are spent on some of them.
 
         Raises:
-            ConfigError: if a placeholder of a command has no value.
-            DataError: if a data set or a support set cannot be read.
+            ConfigError: if a placeholder of a command has no value, or a data set's name is wrong.
+            DataError: if a data set or a support set cannot be read, or a licence must be accepted first.
         """
         for cell in cells:
             filled(self.config.systems[cell.system].command, self.values)
@@ -180,15 +180,17 @@ class Benchmark:
             episode = self._episode(source, cell)
             return _Loaded(list(episode.support), list(episode.query), episode.labels)
         if cell.dataset not in self._loaded:
-            folder = self.data / source.path
-            train, scored = load_split(folder, "train"), load_split(folder, self.config.split)
+            train, scored = (self._split(source, split) for split in ("train", self.config.split))
             labels = tuple(LabelSet.of_examples([*train, *scored]))
             self._loaded[cell.dataset] = _Loaded(without_twins(train), scored[: self.config.limit], labels)
         return self._loaded[cell.dataset]
 
+    def _split(self, source: DataSource, split: str) -> list[Example]:
+        return load_split(below(self.data, source.path), split, licence_accepted=source.licence_accepted)
+
     def _episode(self, source: DataSource, cell: Cell) -> Episode:
         if source.n_way:
-            pool = without_twins(load_split(self.data / source.path, self.config.split))
+            pool = without_twins(self._split(source, self.config.split))
             return sample_episode(pool, source.n_way, cell.k, cell.seed, queries=source.queries)
         path = self.data / source.episodes.format(k=cell.k)
         if path not in self._episodes:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cllmfs.bases import MINI
+from cllmfs.catalogue import is_named
 from cllmfs.datasets import SPLITS
 from cllmfs.errors import ConfigError
 
@@ -33,8 +34,9 @@ class DataSource:
     """Where a data set lies, and what is made of it.
 
     Attributes:
-        path: its folder, below the data folder.
+        path: its folder, below the data folder; or a name, see :mod:`cllmfs.catalogue`.
         supports: files of published support sets, with ``{k}`` and ``{seed}``; drawn from the training split if empty.
+        licence_accepted: whether the user accepted the terms of its licence, where they are to be accepted.
         rename: labels of those files, where the data set has another name for them.
         episodes: files of published episodes (:mod:`cllmfs.episodes`), with ``{k}``; a cell's seed is an episode's
             number, from 0 on.
@@ -44,6 +46,7 @@ class DataSource:
 
     path: str
     supports: str = ""
+    licence_accepted: bool = False
     rename: Mapping[str, str] = field(default_factory=dict)
     episodes: str = ""
     n_way: int = 0
@@ -90,6 +93,12 @@ class BenchmarkConfig:
         """Where a data set lies."""
         return self.data.get(dataset, DataSource(dataset))
 
+    @property
+    def needs_folder(self) -> bool:
+        """Whether anything lies below the data folder, rather than all data sets being named."""
+        sources = [self.source(cell.dataset) for cell in self.cells]
+        return any(source.supports or source.episodes or not is_named(source.path) for source in sources)
+
 
 def read_config(path: str | Path) -> BenchmarkConfig:
     """Read a benchmark's configuration.
@@ -129,8 +138,8 @@ def _config(table: Mapping[str, Any]) -> BenchmarkConfig:
 
 def _source(name: str, table: Mapping[str, Any]) -> DataSource:
     where = f"data.{name}"
-    kinds = {"path": str, "supports": str, "rename": dict, "episodes": str, "n_way": int, "queries": int}
-    keys = _Keys(table, where, kinds)
+    texts, numbers = dict.fromkeys(("path", "supports", "episodes"), str), dict.fromkeys(("n_way", "queries"), int)
+    keys = _Keys(table, where, {**texts, "licence_accepted": bool, "rename": dict, **numbers})
     _strings(list(keys.get("rename", {}).values()), f"{where}.rename")
     if len(both := [key for key in ("supports", "episodes", "n_way") if key in table]) > 1:
         raise ConfigError(f"{where} takes one of supports, episodes and n_way, got {' and '.join(both)}")
@@ -163,6 +172,8 @@ def _cells(table: Mapping[str, Any], where: str, systems: Mapping[str, System]) 
     named = _strings(keys.get("systems", list(systems)), f"{where}: systems")
     if unknown := [name for name in named if name not in systems]:
         raise ConfigError(f"{where}: there is no system {unknown[0]!r}; there are {', '.join(systems) or 'none'}")
+    if unnamed := [name for name in datasets if is_named(name)]:
+        raise ConfigError(f"{where}: {unnamed[0]} needs a name of its own; write [data.NAME] path = {unnamed[0]!r}")
     for k in shots:
         for seed in seeds if k else seeds[:1]:  # without shots there is nothing to draw
             for dataset in datasets:

@@ -10,16 +10,26 @@ import io
 import os
 import sys
 import warnings
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from cllmfs import __version__, cli_benchmark, cli_data, cli_model, cli_train
+from cllmfs import __version__, cli_benchmark, cli_data, cli_datasets, cli_model, cli_train
 from cllmfs.cli_options import examples
+
+
+class _DemoLast(TyperGroup):
+    """The commands in the order of the modules, groups of commands after them, the demo at the end."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(super().list_commands(ctx), key=lambda name: name == "demo")
+
 
 # Plain help: the same in a pipe, on any terminal and in any version of typer.
 app = typer.Typer(
     name="cllmfs",
+    cls=_DemoLast,
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -34,8 +44,8 @@ app = typer.Typer(
     ),
 )
 _parts = (cli_data, cli_train, cli_model, cli_benchmark)
-_commands = [command for part in _parts for command in part.app.registered_commands]
-app.registered_commands += sorted(_commands, key=lambda command: command.callback is cli_train.demo)  # the demo last
+app.registered_commands += [command for part in _parts for command in part.app.registered_commands]
+app.add_typer(cli_datasets.app)
 
 
 def _print_version(wanted: bool) -> None:
@@ -62,4 +72,5 @@ def main() -> None:
         warnings.simplefilter("ignore", FutureWarning)  # between libraries: nothing a user could do about
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # read by the libraries that load models
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     app(prog_name="cllmfs")

@@ -6,19 +6,17 @@ which are imported when a command runs, so that ``--help`` stays quick.
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cllmfs.cli_options import examples
+from cllmfs.cli_options import DataFolder, data_folder, examples
 from cllmfs.errors import ConfigError, ModelError
 from cllmfs.terminal import FAILURE, clock, guarded, note
 
 app = typer.Typer()
-DATA = "CLLMFS_DATA"
 
 
 @app.command(
@@ -34,9 +32,7 @@ def benchmark(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="results, a file each", show_default=False)
     ],
-    data: Annotated[
-        Path | None, typer.Option("--data", metavar="DIR", help=f"folder of the data sets; ${DATA} if not given")
-    ] = None,
+    data: DataFolder = None,
     systems: Annotated[
         list[str] | None, typer.Option("--system", metavar="NAME", help="run this system only; may be repeated")
     ] = None,
@@ -54,11 +50,10 @@ def benchmark(
     from cllmfs.benchmark import Benchmark
     from cllmfs.benchmark_config import read_config
 
-    where = data or (Path(os.environ[DATA]) if os.environ.get(DATA) else None)
-    if where is None or not where.is_dir():
-        raise ConfigError(f"the data sets' folder must exist, got {where and str(where)!r}; pass --data or set {DATA}")
+    measured = read_config(config)
+    where = data_folder(data, needed=measured.needs_folder)
     values = {"here": str(config.resolve().parent), **_values(defined or ())}
-    plan = Benchmark(read_config(config), where, output, values)
+    plan = Benchmark(measured, where, output, values)
     cells = plan.open_cells(systems or ())
     plan.check(cells)
     if dry_run:

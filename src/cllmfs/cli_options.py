@@ -5,11 +5,13 @@ Knows how an option is called and what its help says; knows nothing of what a co
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from cllmfs.errors import ConfigError
 from cllmfs.records import FORMATS
 from cllmfs.tagging import SCHEMES
 
@@ -37,6 +39,24 @@ Model = Annotated[
         metavar="MODEL", help="model folder, or a base: cllmfs-mini, a folder, a hub id", show_default=False
     ),
 ]
+DATA = "CLLMFS_DATA"
+DataFolder = Annotated[
+    Path | None, typer.Option("--data", metavar="DIR", help=f"folder of the data sets; ${DATA} if not given")
+]
+
+
+def data_folder(given: Path | None, *, needed: bool = True) -> Path:
+    """The folder of the data sets that an option or the environment names; this folder if neither does and none must.
+
+    Raises:
+        ConfigError: if it does not exist, or is not named though it must be.
+    """
+    where = given or (Path(os.environ[DATA]) if os.environ.get(DATA) else None)
+    if where is None and not needed:
+        return Path()
+    if where is None or not where.is_dir():
+        raise ConfigError(f"the data sets' folder must exist, got {where and str(where)!r}; pass --data or set {DATA}")
+    return where
 
 
 def examples(*commands: str) -> str:

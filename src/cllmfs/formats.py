@@ -27,8 +27,8 @@ from typing import Any, BinaryIO
 
 from cllmfs.errors import ConfigError, DataError
 from cllmfs.json_records import has_surrogate, load_object
-from cllmfs.lines import Issue, read_lines, source_name
-from cllmfs.records import DOCUMENT_START, FORMATS, JSON_SUFFIXES, parse_file
+from cllmfs.lines import Issue, Record, read_lines, source_name
+from cllmfs.records import DOCUMENT_START, FORMATS, JSON_SUFFIXES, parse_file, parse_rows
 from cllmfs.schema import Example, LabelSet
 from cllmfs.tagging import TokenSpan, check_scheme, tags_of_spans
 from cllmfs.words import word_units
@@ -59,12 +59,27 @@ def read_examples(path: str | Path, *, format: str | None = None, scheme: str | 
         ConfigError: if format or scheme is unknown.
         DataError: on the first error, with file, line and field.
     """
-    records = parse_file(path, format, scheme)
+    return _without_errors(parse_file(path, format, scheme), path)
+
+
+def examples_of_rows(rows: Iterable[dict[str, Any]], name: str) -> list[Example]:
+    """The examples of rows that are JSON objects already, each of one of the JSON formats; for messages, of a name.
+
+    Raises:
+        DataError: on the first error, with name, row and field.
+    """
+    return _without_errors(parse_rows(rows, name), name)
+
+
+def _without_errors(records: Iterable[Record], path: str | Path) -> list[Example]:
+    examples = []
     for record in records:
         for issue in record.issues:
             if issue.severity == "error":
                 raise _data_error(issue, path)
-    return [record.example for record in records if record.example is not None]
+        if record.example is not None:
+            examples.append(record.example)
+    return examples
 
 
 def iter_texts(path: str | Path, *, format: str | None = None) -> Iterator[str]:

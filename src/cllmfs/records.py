@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from cllmfs.errors import ConfigError
 from cllmfs.json_records import load_object, of_tokens, parse_record, show
@@ -45,6 +46,24 @@ def parse_file(path: str | Path, format: str | None = None, scheme: str | None =
     is_json = format != "conll" if format else _looks_like_json(path, lines)
     name = source_name(path)
     drafts = list(_json_drafts(lines, format, name) if is_json else _conll_drafts(lines, name))
+    return _finish_all(drafts, forced)
+
+
+def parse_rows(rows: Iterable[dict[str, Any]], name: str) -> list[Record]:
+    """All records of rows that are JSON objects already, numbered from 1; each is taken by its keys.
+
+    Args:
+        rows: as :mod:`cllmfs.json_records` knows them.
+        name: what messages call their source.
+    """
+    drafts = []
+    for number, row in enumerate(rows, 1):
+        drafts.append(Draft(number, f"{name}:{number}"))
+        parse_record(row, None, drafts[-1])
+    return _finish_all(drafts, None)
+
+
+def _finish_all(drafts: list[Draft], forced: str | None) -> list[Record]:
     if not drafts:
         message = "the file holds no records; a data file needs at least one"
         return [Record(0, None, (Issue(0, "", "empty-file", message),))]

@@ -41,6 +41,7 @@ _COLOURS = ("cyan", "magenta", "green", "yellow", "bright_blue", "bright_red", "
 # A file's text must not steer the terminal: control characters are shown, one for one, but for tab and line feed.
 _VISIBLE = {code: 0x2400 + code for code in range(32) if code not in (9, 10)} | {127: 0x2421}
 _VISIBLE |= dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
+_PIPE_WIDTH = 200  # of tables in a file or a pipe, which has no edge
 _LINES_APART = 30.0  # seconds between lines of progress where there is no terminal
 
 
@@ -118,7 +119,8 @@ def print_json(value: Any) -> None:
 
 def show(*items: RenderableType) -> None:
     """Tables and texts to standard output; colours on a terminal only."""
-    console = Console(markup=False, highlight=False, emoji=False)
+    wide = None if sys.stdout.isatty() or os.environ.get("COLUMNS") else _PIPE_WIDTH
+    console = Console(markup=False, highlight=False, emoji=False, width=wide)
     for item in items:
         console.print(item, soft_wrap=isinstance(item, Text | str))
 
