@@ -188,6 +188,7 @@ def evaluate(
 @app.command(
     epilog=examples(
         "cllmfs merge my-model --output my-base",
+        "cllmfs predict my-base --label part 'The rear hub has play.'",
         "cllmfs train shots.jsonl --base my-base --output next-model",
     )
 )
@@ -197,10 +198,10 @@ def merge(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="folder to write; it must be new")],
     device: Device = None,
 ) -> None:
-    """Write a trained model as a base: an ordinary model folder, its adapter in the weights.
+    """Write a trained model as a base, for other types.
 
-    What was learned of one set of types is then the start for another: `cllmfs train --base DIR`. Weights are written
-    in fp32.
+    The folder is an ordinary causal LM with the adapter in its weights, which are in fp32. What was learned of one set
+    of types is then the start for another: `cllmfs train --base DIR`.
     """
     if not is_model_folder(model):
         raise DataError(f"{model!r} is no folder of a trained model, so there is nothing to merge")
