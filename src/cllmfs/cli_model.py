@@ -188,8 +188,8 @@ def evaluate(
 @app.command(
     epilog=examples(
         "cllmfs merge my-model --output my-base",
-        "cllmfs predict my-base --label part 'The rear hub has play.'",
         "cllmfs train shots.jsonl --base my-base --output next-model",
+        "cllmfs merge my-model --output my-base --device cpu",
     )
 )
 @guarded
