@@ -188,8 +188,8 @@ def evaluate(
 @app.command(
     epilog=examples(
         "cllmfs merge my-model --output my-base",
-        "cllmfs train shots.jsonl --base my-base --output next-model",
         "cllmfs merge my-model --output my-base --device cpu",
+        "cllmfs merge my-model --output my-base && cllmfs train shots.jsonl --base my-base --output next-model",
     )
 )
 @guarded
