@@ -98,21 +98,16 @@ def _interval(groups: Sequence[Sequence[float]]) -> str:
 
 def costs(systems: Systems) -> list[list[str]]:
     """Seconds of learning and sentences answered in a second, medians over all runs with a k, the head first."""
-    kinds: dict[str, Value] = {"seconds of learning": _train_seconds, "sentences a second": _speed}
+    kinds: dict[str, Value] = {
+        "seconds of learning": lambda run: run.train_seconds,
+        "sentences a second": lambda run: run.sentences_per_second,
+    }
     able = [name for name, runs in systems.items() if any(run.train_seconds is not None for run in runs)]
     rows = [["figure", "k", *able]]
     for title, k in ((title, k) for title in kinds for k in measured(systems)[1]):
         each = ([figure for run in systems[name] if run.k == k and (figure := kinds[title](run))] for name in able)
         rows.append([title, str(k), *(f"{statistics.median(some):.3g}" if some else MISSING for some in each)])
     return rows if able else []
-
-
-def _train_seconds(run: Run) -> float | None:
-    return run.train_seconds
-
-
-def _speed(run: Run) -> float | None:
-    return run.sentences_per_second
 
 
 def calibration_table(systems: Systems) -> list[list[str]]:
