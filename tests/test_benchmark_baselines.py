@@ -114,7 +114,7 @@ def test_the_token_classifier_learns_its_shots(tmp_path: Path) -> None:
     )
     BertModel(config).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    recipe = Recipe(learning_rate=5e-3, min_steps=150, max_steps=150)
+    recipe = token_classifier.TaggerRecipe(learning_rate=5e-3, min_steps=150, max_steps=150)
     model = token_classifier.fine_tune(str(tmp_path), [ADA] * 4, recipe, 0)
     (found,) = token_classifier.predict(model, [ADA])
     assert [(span.start, span.end, span.label) for span in found.spans] == [

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +47,21 @@ class Baseline:
         fine_tune: (encoder folder, shots, recipe, seed) to a model.
         predict: (model, examples) to their documents, in order.
         packages: distributions whose versions are recorded.
+        options: fields of the recipe that the command line may set, beside rate and passes.
+        base: the causal base unless ``--base`` names another; if empty, ``--encoder`` must name an encoder.
+        asks: ``fine_tune`` also takes ``labels``, all types of the data set, and asks them of every text.
+        facts: what is recorded of a model once it has answered, beside recipe and steps.
     """
 
     name: str
     recipe: Recipe
-    fine_tune: Callable[[str, Sequence[Example], Any, int], Any]
+    fine_tune: Callable[..., Any]
     predict: Callable[[Any, Sequence[Example]], list[Document]]
     packages: tuple[str, ...]
+    options: tuple[str, ...] = ()
+    base: str = ""
+    asks: bool = False
+    facts: Callable[[Any], dict[str, Any]] = lambda _: {}
 
 
 def token_spans(example: Example) -> list[TokenSpan]:
@@ -84,20 +92,36 @@ def drawn_batches(rows: int, recipe: Recipe, seed: int) -> Iterator[list[int]]:
         order = order[recipe.batch_size :]
 
 
+def add_options(parser: argparse.ArgumentParser, recipe: Recipe, names: Iterable[str]) -> None:
+    """An option for each of these fields; what a field may be and means is in its metadata (choices, help)."""
+    known = {field.name: field for field in fields(recipe)}
+    for name in names:
+        default, metadata = getattr(recipe, name), known[name].metadata
+        kind: dict[str, Any] = {"type": type(default), "choices": metadata.get("choices")}
+        if isinstance(default, bool):
+            kind = {"action": argparse.BooleanOptionalAction}
+        parser.add_argument(f"--{name.replace('_', '-')}", default=default, help=metadata.get("help"), **kind)
+
+
 def main(baseline: Baseline) -> None:
     """Do the task that the command line names."""
     parser = argparse.ArgumentParser(description=f"{baseline.name} as a system of a benchmark.")
     parser.add_argument("task", type=Path, help="folder of the task, see cllmfs.benchmark_task")
-    parser.add_argument("--encoder", required=True, help="folder with config.json, weights and tokenizer")
-    parser.add_argument("--learning-rate", type=float, default=baseline.recipe.learning_rate)
-    parser.add_argument("--epochs", type=int, default=baseline.recipe.epochs)
+    if baseline.base:
+        parser.add_argument("--base", dest="model", default=baseline.base, help="folder of a causal base, or its name")
+    else:
+        told = "folder with config.json, weights and tokenizer"
+        parser.add_argument("--encoder", dest="model", metavar="ENCODER", required=True, help=told)
+    options = ("learning_rate", "epochs", *baseline.options)
+    add_options(parser, baseline.recipe, options)
     arguments = parser.parse_args()
-    recipe = replace(baseline.recipe, learning_rate=arguments.learning_rate, epochs=arguments.epochs)
+    recipe = replace(baseline.recipe, **{name: getattr(arguments, name) for name in options})
 
     def learn(task: Task) -> Any:
-        return baseline.fine_tune(arguments.encoder, task.shots, recipe, task.seed)
+        asked = {"labels": task.labels} if baseline.asks else {}
+        return baseline.fine_tune(arguments.model, task.shots, recipe, task.seed, **asked)
 
-    def facts(_: Any, task: Task) -> dict[str, Any]:
-        return {"recipe": asdict(recipe), "steps": recipe.steps(len(task.shots))}
+    def facts(model: Any, task: Task) -> dict[str, Any]:
+        return {"recipe": asdict(recipe), "steps": recipe.steps(len(task.shots)), **baseline.facts(model)}
 
     serve(arguments.task, learn, baseline.predict, facts, baseline.packages)

@@ -1,4 +1,4 @@
-"""The plain baseline: an encoder with a linear BIO head, all weights fine-tuned on the shots.
+"""The plain baseline: an encoder with a linear BIO head, all weights fine-tuned on the shots, or LoRA and the head.
 
 A system of ``cllmfs benchmark``, as config.toml names it. The first sub-word of a token carries its tag; decoding is
 argmax, a stray I- tag opens a span as conlleval reads it. How the recipe was chosen is in the README.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForTokenClassification, AutoTokenizer, get_linear_schedule_with_warmup
 
 from benchmarks.few_shot.adapter import Baseline, Recipe, drawn_batches, main, tag_names, to_tags, token_spans
@@ -26,6 +27,13 @@ from cllmfs.tagging import TokenSpan, spans_of_tags
 
 IGNORED = -100
 MAX_POSITIONS = 512
+
+
+@dataclass(frozen=True)
+class TaggerRecipe(Recipe):
+    """Beside what all recipes have, how much of the encoder is trained."""
+
+    lora: int = field(default=0, metadata={"help": "rank of LoRA on the encoder's linear layers; 0 trains all weights"})
 
 
 @dataclass(frozen=True)
@@ -74,24 +82,39 @@ def targets(rows: Sequence[Row], tags: Sequence[Sequence[int]], width: int) -> t
     return made
 
 
-def fine_tune(encoder: str, shots: Sequence[Example], recipe: Recipe, seed: int) -> Tagger:
+def with_lora(model: Any, rank: int) -> Any:
+    """The classifier with all frozen but LoRA of this rank on the encoder's linear layers, and the whole head."""
+    head = ["classifier"]
+    config = LoraConfig(
+        r=rank, lora_alpha=2 * rank, target_modules="all-linear", exclude_modules=head, modules_to_save=head
+    )
+    return get_peft_model(model, config)
+
+
+def optimisation(model: Any, recipe: Recipe, steps: int) -> tuple[Any, Any]:
+    """AdamW over the weights that are trained, and its schedule of so many steps."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    # Norms and biases are not decayed, as usual for transformers.
+    groups = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
+    return optimizer, get_linear_schedule_with_warmup(optimizer, round(recipe.warmup * steps), steps)
+
+
+def fine_tune(encoder: str, shots: Sequence[Example], recipe: TaggerRecipe, seed: int) -> Tagger:
     """Train on the shots."""
     torch.manual_seed(seed)
     names = tag_names(shots)
     ids = {name: index for index, name in enumerate(names)}
     tokenizer: Any = AutoTokenizer.from_pretrained(encoder)
     model: Any = AutoModelForTokenClassification.from_pretrained(encoder, num_labels=len(names))
+    if recipe.lora:
+        model = with_lora(model, recipe.lora)
     rows = [encode(tokenizer, shot) for shot in shots]
     tags = [[ids[tag] for tag in to_tags(token_spans(shot), len(shot.token_offsets or ()))] for shot in shots]
-    # Norms and biases are not decayed, as usual for transformers.
-    plain = [p for p in model.parameters() if p.ndim < 2]
-    groups = [
-        {"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": recipe.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
-    steps = recipe.steps(len(rows))
-    schedule = get_linear_schedule_with_warmup(optimizer, round(recipe.warmup * steps), steps)
+    optimizer, schedule = optimisation(model, recipe, recipe.steps(len(rows)))
     model.train()
     for chosen in drawn_batches(len(rows), recipe, seed):
         batch = [rows[index] for index in chosen]
@@ -103,6 +126,8 @@ def fine_tune(encoder: str, shots: Sequence[Example], recipe: Recipe, seed: int)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
+    if recipe.lora:
+        model = model.merge_and_unload()
     model.eval()
     return Tagger(model, tokenizer, names)
 
@@ -129,7 +154,12 @@ def document(example: Example, spans: Iterable[TokenSpan]) -> Document:
 
 
 BASELINE = Baseline(
-    "token classifier", Recipe(learning_rate=1e-4, epochs=60), fine_tune, predict, ("transformers", "torch")
+    "token classifier",
+    TaggerRecipe(learning_rate=1e-4, epochs=60),
+    fine_tune,
+    predict,
+    ("transformers", "torch", "peft"),
+    options=("lora",),
 )
 
 if __name__ == "__main__":

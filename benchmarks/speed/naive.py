@@ -3,7 +3,7 @@
 Decoding is Hugging Face ``generate()`` over padded batches with ``prefix_allowed_tokens_fn``, greedy, as published
 generative recognisers do it (GENRE, arXiv 2010.00904); training is ``transformers.Trainer`` with the loss over the
 whole vocabulary. The prompt is the method's own order, the type first (arXiv 2408.12834). The answers' language is that
-of cllmfs, so that both write the same kind of answer.
+of cllmfs, so that both write the same kind of answer; decoding can be held to it less strictly, or not at all.
 
 Knows rows and transformers; knows nothing of clocks.
 """
@@ -11,6 +11,7 @@ Knows rows and transformers; knows nothing of clocks.
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,13 +19,16 @@ import torch
 from torch import Tensor
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
-from cllmfs.alignment import tokenize
+from cllmfs.alignment import TokenizedText, tokenize
 from cllmfs.automaton import SpanAutomaton, State
 from cllmfs.batching import IGNORE, Row, RowBuilder, TypeQuery
 from cllmfs.model import Backbone
 from cllmfs.training import Shot
 
 Found = set[tuple[int, int, str]]  # start and end character, label
+Allowed = Callable[[int, Tensor], list[int]]  # row of the batch, its ids so far
+
+CONSTRAINTS = ("none", "bag", "spans")
 
 
 class NaiveDecoder:
@@ -33,11 +37,24 @@ class NaiveDecoder:
     Args:
         backbone: the model, its tokenizer and its prompt.
         batch_rows: prompts in a batch.
+        constraint: what an answer may hold. ``spans``: spans of the sentence, as cllmfs has it; ``bag``: tokens of the
+            sentence and delimiters in any order; ``none``: anything.
+        longest: tokens of a text that are read; what stands beyond is not.
+
+    Attributes:
+        counts: of the answers without ``spans``: "answered" spans, of which some are "ungrounded", in no place of the
+            sentence, or "repeated" more often than they stand there.
     """
 
-    def __init__(self, backbone: Backbone, batch_rows: int) -> None:
+    def __init__(
+        self, backbone: Backbone, batch_rows: int, constraint: str = "spans", longest: int | None = None
+    ) -> None:
+        assert constraint in CONSTRAINTS, constraint  # noqa: S101
         self.backbone = backbone
         self.batch_rows = batch_rows
+        self.constraint = constraint
+        self.longest = longest
+        self.counts = Counter({"answered": 0, "ungrounded": 0, "repeated": 0})
         self.builder = RowBuilder(backbone.prompt, "type-first", tree=False)
 
     def predict(self, texts: Sequence[str], labels: Sequence[str]) -> list[Found]:
@@ -46,7 +63,7 @@ class NaiveDecoder:
         queries = [TypeQuery(label, tuple(self.backbone.prompt.query(label))) for label in labels]
         automata: list[SpanAutomaton] = []
         for number, text in enumerate(texts):
-            sentence = tokenize(self.backbone.tokenizer, text)
+            sentence = tokenize(self.backbone.tokenizer, text).slice(0, self.longest)
             rows += self.builder.rows(sentence, queries, number)
             automata.append(self.builder.automaton(sentence))
         found: list[Found] = [set() for _ in texts]
@@ -54,8 +71,16 @@ class NaiveDecoder:
             group = rows[start : start + self.batch_rows]
             for row, answer in zip(group, self._answers(group, automata), strict=True):
                 label = row.branches[0].label
-                ranges = (row.sentence.char_range(*span) for span in spans_of(automata[row.index], answer))
+                ranges = (row.sentence.char_range(*span) for span in self._spans(row, automata[row.index], answer))
                 found[row.index] |= {(first, last, label) for first, last in ranges}
+        return found
+
+    def _spans(self, row: Row, automaton: SpanAutomaton, answer: Sequence[int]) -> list[tuple[int, int]]:
+        if self.constraint == "spans":
+            return spans_of(automaton, answer)
+        mentions = mentions_of(answer, automaton.next_id, automaton.end_id)
+        found, ungrounded, repeated = occurrences(row.sentence, mentions)
+        self.counts.update(answered=len(mentions), ungrounded=ungrounded, repeated=repeated)
         return found
 
     def _answers(self, rows: Sequence[Row], automata: Sequence[SpanAutomaton]) -> list[list[int]]:
@@ -75,11 +100,18 @@ class NaiveDecoder:
                 do_sample=False,
                 eos_token_id=self.backbone.prompt.end_id,
                 pad_token_id=0,
-                prefix_allowed_tokens_fn=self._allowed([automata[row.index] for row in rows], width),
+                prefix_allowed_tokens_fn=self._constraint(rows, automata, width),
             )
         return [line[width:].tolist() for line in output]
 
-    def _allowed(self, automata: Sequence[SpanAutomaton], width: int) -> Callable[[int, Tensor], list[int]]:
+    def _constraint(self, rows: Sequence[Row], automata: Sequence[SpanAutomaton], width: int) -> Allowed | None:
+        if self.constraint == "none":
+            return None
+        if self.constraint == "bag":
+            return lambda line, _: list(rows[line].candidates)
+        return self._allowed([automata[row.index] for row in rows], width)
+
+    def _allowed(self, automata: Sequence[SpanAutomaton], width: int) -> Allowed:
         """What each row may emit next; its state moves along with the tokens instead of being read anew each time."""
         states = [State() for _ in automata]
 
@@ -105,6 +137,43 @@ def spans_of(automaton: SpanAutomaton, answer: Sequence[int]) -> list[tuple[int,
     return spans
 
 
+def mentions_of(answer: Sequence[int], next_id: int, end_id: int) -> list[tuple[int, ...]]:
+    """The tokens between an answer's delimiters, empty ones left out; what an unfinished one leaves open is dropped."""
+    mentions, mention = list[tuple[int, ...]](), list[int]()
+    for token in answer:
+        if token not in (next_id, end_id):
+            mention.append(token)
+            continue
+        mentions += [tuple(mention)] if mention else []
+        mention = []
+        if token == end_id:
+            break
+    return mentions
+
+
+def occurrences(sentence: TokenizedText, mentions: Sequence[tuple[int, ...]]) -> tuple[list[tuple[int, int]], int, int]:
+    """Where the mentions stand, as (first, last) tokens: each in the first place, at words' edges, not yet taken.
+
+    Returns:
+        The places; how many mentions stand nowhere; how many stand only in places that are taken.
+    """
+    found, ungrounded, repeated = list[tuple[int, int]](), 0, 0
+    for mention in mentions:
+        size = len(mention)
+        places = [
+            (first, first + size - 1)
+            for first in range(len(sentence) - size + 1)
+            if sentence.ids[first : first + size] == mention
+            and sentence.start_ok[first]
+            and sentence.end_ok[first + size - 1]
+        ]
+        free = [place for place in places if place not in found]
+        found += free[:1]
+        ungrounded += not places
+        repeated += bool(places) and not free
+    return found, ungrounded, repeated
+
+
 class PromptRows(torch.utils.data.Dataset[dict[str, Any]]):
     """Sentences x types as rows of ids and labels, the prompt's labels ignored; in order, a sentence's types together.
 
@@ -112,13 +181,15 @@ class PromptRows(torch.utils.data.Dataset[dict[str, Any]]):
         builder: of type-first rows.
         shots: sentences with their gold spans.
         labels: types asked of every sentence.
+        empty: ask a sentence types that it does not hold, too.
     """
 
-    def __init__(self, builder: RowBuilder, shots: Sequence[Shot], labels: Sequence[str]) -> None:
+    def __init__(self, builder: RowBuilder, shots: Sequence[Shot], labels: Sequence[str], empty: bool = True) -> None:
         self.rows: list[dict[str, Any]] = []
         asked = {label: tuple(builder.prompt.query(label)) for label in labels}
         for shot in shots:
-            queries = [TypeQuery(label, ids, shot.gold.get(label, ())) for label, ids in asked.items()]
+            gold = {label: shot.gold.get(label, ()) for label in asked}
+            queries = [TypeQuery(label, ids, gold[label]) for label, ids in asked.items() if empty or gold[label]]
             for row in builder.rows(shot.sentence, queries):
                 (branch,) = row.branches
                 prompt = list(branch.ids[: branch.anchor + 1])
@@ -151,14 +222,28 @@ class _InOrder(Trainer):
         return torch.utils.data.SequentialSampler(self.train_dataset)
 
 
-def train(backbone: Backbone, rows: PromptRows, batch_rows: int, steps: int, rate: float) -> None:
-    """Train the parameters that are not frozen; the loss runs over the whole vocabulary."""
+def train(
+    backbone: Backbone,
+    rows: PromptRows,
+    batch_rows: int,
+    steps: int,
+    rate: float,
+    warmup: float = 0.0,
+    seed: int | None = None,
+) -> None:
+    """Train the parameters that are not frozen; the loss runs over the whole vocabulary.
+
+    The rate rises over a share ``warmup`` of the steps, then falls to 0. Rows are shuffled by the seed; in order if
+    there is none.
+    """
     with tempfile.TemporaryDirectory() as folder:
         settings = TrainingArguments(
             output_dir=folder,
             per_device_train_batch_size=batch_rows,
             max_steps=steps,
             learning_rate=rate,
+            warmup_steps=round(warmup * steps),
+            seed=42 if seed is None else seed,
             weight_decay=0.01,
             max_grad_norm=1.0,
             save_strategy="no",
@@ -169,6 +254,7 @@ def train(backbone: Backbone, rows: PromptRows, batch_rows: int, steps: int, rat
             remove_unused_columns=False,
             use_cpu=backbone.device.type == "cpu",
         )
-        trainer = _InOrder(model=backbone.model, args=settings, train_dataset=rows, data_collator=padded)
+        kind = _InOrder if seed is None else Trainer
+        trainer = kind(model=backbone.model, args=settings, train_dataset=rows, data_collator=padded)
         trainer.remove_callback(PrinterCallback)
         trainer.train()
