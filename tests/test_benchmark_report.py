@@ -110,9 +110,12 @@ def test_differences_are_over_shared_supports(systems: dict[str, list[Run]]) -> 
     systems["peer"] = [Run("alpha", 5, 0, 35.0, 10, "a5-0", boundary=60.0), Run("alpha", 5, 3, 99.0, 10, "s")]
     head, ours, peer = report.differences(systems, "token classifier")
     assert head == ["system", "k", "data sets", "supports", "strict F1", "boundary F1", "right types"]
-    # alpha: 10 and 8; beta: 10. Drawing alpha's two anew gives means of 8, 9 and 10, beta's always 10.
-    assert ours == ["cllmfs", "5", "2", "3", "+9.5 [+9.0, +10.0]", "-", "-"]
+    # alpha: 10 and 8; beta: 10, from one support, which cannot be drawn anew.
+    assert ours == ["cllmfs", "5", "2", "3", "+9.5", "-", "-"]
     assert peer == ["peer", "5", "1", "1", "+5.0", "-", "-"]
+    # With alpha alone, drawing its two anew gives means of 8, 9 and 10.
+    alone = {name: [run for run in runs if run.dataset == "alpha"] for name, runs in systems.items()}
+    assert report.differences(alone, "token classifier")[1][4] == "+9.0 [+8.0, +10.0]"
     assert report.differences({"a": systems["peer"]}, "a") == []
 
 
@@ -123,6 +126,8 @@ def test_differences_of_boundaries_and_types() -> None:
     table = report.differences({"a": runs(30, 50, 70), "b": runs(20, 51, 65)}, "b")
     assert table[1][4:] == ["+10.0 [+10.0, +10.0]", "-1.0 [-1.0, -1.0]", "+5.0 [+5.0, +5.0]"]
     assert report.differences({"a": runs(30, 50, 70), "b": runs(20, 51, None)}, "b")[1][-1] == "-"
+    partly = [*runs(20, 51, 65)[:1], *runs(20, 51, None)[1:]]
+    assert report.differences({"a": runs(30, 50, 70), "b": partly}, "b")[1][-1] == "-"
 
 
 def test_time_is_the_median_of_the_runs() -> None:

@@ -79,8 +79,9 @@ def _differences_part(systems: Systems, baseline: str, picture: str | None) -> l
     parts = [
         f"## Differences from {baseline}",
         "In points, over the supports that both have: the mean over data sets of the mean over supports, with the 95 % "
-        "interval of a bootstrap that draws the supports of each data set anew. Few supports make it too narrow; one a "
-        "data set makes none. Boundary F1 ignores labels; right types are those of spans with right boundaries.",
+        "interval of a bootstrap that draws the supports of each data set anew. Few supports make it too narrow; there "
+        "is none where a data set has one. Boundary F1 ignores labels; right types are those of spans with right "
+        "boundaries.",
         pipes(rows),
     ]
     return [*parts, f"![Differences in strict F1 with their intervals]({picture})"] if picture else parts

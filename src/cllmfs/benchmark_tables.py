@@ -85,7 +85,9 @@ def differences(systems: Systems, baseline: str) -> list[list[str]]:
         if groups:
             others = (grouped_gaps(systems, name, baseline, k, value) for value in (boundary_of, typing_of))
             shared = [str(len(groups)), str(sum(map(len, groups)))]
-            rows.append([name, str(k), *shared, *map(_interval, (groups, *others))])
+            # A figure that only some of these runs have would be of other runs.
+            whole = (each if [*map(len, each)] == [*map(len, groups)] else [] for each in others)
+            rows.append([name, str(k), *shared, *map(_interval, (groups, *whole))])
     return rows if len(rows) > 1 else []
 
 

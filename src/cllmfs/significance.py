@@ -54,7 +54,7 @@ def paired_bootstrap(a: Sequence[float], b: Sequence[float], *, samples: int = S
 
 
 class Interval(NamedTuple):
-    """A mean and its bootstrap interval; both ends are ``nan`` where nothing could be resampled."""
+    """A mean and its bootstrap interval; both ends are ``nan`` where a group has but one value to resample."""
 
     mean: float
     low: float
@@ -84,7 +84,7 @@ def bootstrap_interval(
     if samples < 1 or not 0 < level < 1:
         raise ConfigError(f"samples must be at least 1 and level in (0, 1), got {samples} and {level}")
     mean = math.fsum(map(statistics.fmean, groups)) / len(groups)
-    if all(len(group) == 1 for group in groups):
+    if any(len(group) == 1 for group in groups):
         return Interval(mean, math.nan, math.nan)
     draw = random.Random(seed).choices
     drawn = (math.fsum(statistics.fmean(draw(group, k=len(group))) for group in groups) for _ in range(samples))
