@@ -270,7 +270,7 @@ def predict(model: Neighbours, examples: Sequence[Example], batch_tokens: int = 
 
 BASELINE = Baseline(
     "nearest neighbour",
-    NeighbourRecipe(learning_rate=1e-4, epochs=60),
+    NeighbourRecipe(learning_rate=1e-4, epochs=30),
     fine_tune,
     predict,
     ("transformers", "torch"),
