@@ -284,7 +284,7 @@ def test_mentions_are_looked_up_in_the_sentence() -> None:
 
     assert looked_up("Bo", "Li", "Bo") == ([(0, 2), (10, 12), (7, 9)], 0, 0)
     assert looked_up("Bo", "Bo", "Bo", "Bo Li") == ([(0, 2), (7, 9), (7, 12)], 0, 1), "Bobby is one word"
-    assert looked_up("Rome", "obb", "Bobby", "Li Bo") == ([(14, 19)], 3, 0)
+    assert looked_up("Rome", "obby", "Bobby", "Li Bo") == ([(14, 19)], 3, 0)
     assert looked_up("Bo saw Bo Li, Bobby. Bo") == ([], 1, 0)
 
 
