@@ -14,8 +14,8 @@ from cllmfs.benchmark_results import (
     Run,
     Systems,
     cell,
+    compared,
     curve,
-    grouped_gaps,
     measured,
     pooled_bins,
     zero_shot_systems,
@@ -106,18 +106,18 @@ def plot_differences(systems: Systems, baseline: str, path: Path) -> None:
         ConfigError: if matplotlib is missing.
     """
     names = [name for name in systems if name != baseline]
-    found = {k: [grouped_gaps(systems, name, baseline, k) for name in names] for k in measured(systems)[1]}
-    shown = {k: groups for k, groups in found.items() if any(groups)}
-    figure, panels = _panels([_name(k) for k in shown], height=0.5 + 0.22 * len(names), sharey=True)
-    for panel, (k, rows) in zip(panels, shown.items(), strict=True):
+    found = compared(systems, baseline)
+    ks = list(dict.fromkeys(k for k, _ in found))
+    figure, panels = _panels([_name(k) for k in ks], height=0.5 + 0.22 * len(names), sharey=True)
+    for panel, k in zip(panels, ks, strict=True):
         panel.axvline(0, color="0.6", linestyle=DASHES, linewidth=1.0)
-        for line, groups in enumerate(rows):
-            if groups:
-                mean, low, high = bootstrap_interval(groups)
-                panel.plot([low, high], [line, line], color=STYLES[0][0], linewidth=1.6)  # nan draws nothing
-                panel.plot([mean], [line], color=STYLES[0][0], marker="o", markersize=4)
         _dress(panel, _name(k))
         panel.grid(axis="x", color="0.9", linewidth=0.6)
+    for (k, name), groups in found.items():
+        panel, line = panels[ks.index(k)], names.index(name)
+        mean, low, high = bootstrap_interval(groups)
+        panel.plot([low, high], [line, line], color=STYLES[0][0], linewidth=1.6)  # nan draws nothing
+        panel.plot([mean], [line], color=STYLES[0][0], marker="o", markersize=4)
     panels[0].set_yticks(range(len(names)), names)
     panels[0].set_ylim(len(names) - 0.5, -0.5)
     figure.supxlabel(f"strict F1 in points, less {baseline}", fontsize=8)

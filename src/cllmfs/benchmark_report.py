@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cllmfs.benchmark_figures import STYLES, plot_curves, plot_differences, plot_reliability
-from cllmfs.benchmark_results import Run, Systems, check, measured, read_results
+from cllmfs.benchmark_results import Run, Systems, check, compared, measured, read_results
 from cllmfs.benchmark_tables import (
     MISSING,
     calibration_table,
@@ -140,7 +140,7 @@ def _draw(systems: Systems, baseline: str, page: Path) -> dict[str, str]:
     if measured(systems)[1]:
         plot_curves(systems, paths[CURVES])
         drawn.append(CURVES)
-    if differences(systems, baseline):
+    if compared(systems, baseline):
         plot_differences(systems, baseline, paths[DISTANCES])
         drawn.append(DISTANCES)
     if confident:

@@ -157,16 +157,6 @@ def f1_of(run: Run) -> float:
     return run.f1
 
 
-def boundary_of(run: Run) -> float | None:
-    """The F1 of a run's spans, labels ignored."""
-    return run.boundary
-
-
-def typing_of(run: Run) -> float | None:
-    """The share of right labels among a run's spans with right boundaries."""
-    return run.typing
-
-
 def cell(runs: Iterable[Run], dataset: str, k: int, value: Value = f1_of) -> Cell | None:
     """F1, or another value of a run, over the supports of a data set and k; ``None`` if there is none."""
     chosen = [run for run in runs if run.dataset == dataset and run.k == k]
@@ -189,6 +179,13 @@ def grouped_gaps(systems: Systems, name: str, baseline: str, k: int, value: Valu
     """The gaps of a system to the baseline at k, by data set; sets without any are left out."""
     found = (gaps(systems[name], systems[baseline], dataset, k, value) for dataset in measured(systems)[0])
     return [each for each in found if each]
+
+
+def compared(systems: Systems, baseline: str) -> dict[tuple[int, str], list[list[float]]]:
+    """The gaps in F1 by k and system, of those that share supports with the baseline, in order of k and the systems."""
+    others = [(k, name) for k in measured(systems)[1] for name in systems if name != baseline]
+    found = {(k, name): grouped_gaps(systems, name, baseline, k) for k, name in others}
+    return {key: groups for key, groups in found.items() if groups}
 
 
 def difference(runs: Iterable[Run], baseline: Iterable[Run], dataset: str, k: int) -> float | None:

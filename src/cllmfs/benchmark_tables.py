@@ -13,12 +13,11 @@ from cllmfs.benchmark_results import (
     Run,
     Systems,
     Value,
-    boundary_of,
     cell,
+    compared,
     difference,
     grouped_gaps,
     measured,
-    typing_of,
     zero_shot_systems,
 )
 from cllmfs.evaluation import Counts
@@ -32,7 +31,7 @@ def table(systems: Systems, baseline: str) -> list[list[str]]:
 
     The last column is the first system's distance to the baseline; of the others :func:`differences` tells.
     """
-    zero, others = zero_shot_systems(systems), _compared(systems, baseline)
+    zero, others = zero_shot_systems(systems), _first(systems, baseline)
     head = ["data set", "k", *("zero-shot" if len(zero) == 1 else f"zero-shot {name}" for name in zero), *systems]
     rows = [[*head, *(f"{name} less {baseline}" for name in others)]]
     datasets, ks = measured(systems)
@@ -46,7 +45,7 @@ def table(systems: Systems, baseline: str) -> list[list[str]]:
     return rows + [_average_row(systems, baseline, datasets, k) for k in ks]
 
 
-def _compared(systems: Systems, baseline: str) -> list[str]:
+def _first(systems: Systems, baseline: str) -> list[str]:
     return [name for name in systems if name != baseline][:1]
 
 
@@ -65,7 +64,7 @@ def _average_row(systems: Systems, baseline: str, datasets: Sequence[str], k: in
     figures += [average(means(name, k)) for name in systems]
     gaps = [
         average(difference(systems[name], systems[baseline], dataset, k) for dataset in sets)
-        for name in _compared(systems, baseline)
+        for name in _first(systems, baseline)
     ]
     of = f"{len(sets)}" if len(sets) == len(datasets) else f"{len(sets)} of {len(datasets)}"
     row = [f"average of {of}", str(k), *(MISSING if figure is None else f"{figure:.1f}" for figure in figures)]
@@ -80,14 +79,13 @@ def _signed(value: float | None) -> str:
 def differences(systems: Systems, baseline: str) -> list[list[str]]:
     """How far the systems are from the baseline over all data sets, the head first; empty if none shares a support."""
     rows = [["system", "k", "data sets", "supports", "strict F1", "boundary F1", "right types"]]
-    for k, name in ((k, name) for k in measured(systems)[1] for name in systems if name != baseline):
-        groups = grouped_gaps(systems, name, baseline, k)
-        if groups:
-            others = (grouped_gaps(systems, name, baseline, k, value) for value in (boundary_of, typing_of))
-            shared = [str(len(groups)), str(sum(map(len, groups)))]
-            # A figure that only some of these runs have would be of other runs.
-            whole = (each if [*map(len, each)] == [*map(len, groups)] else [] for each in others)
-            rows.append([name, str(k), *shared, *map(_interval, (groups, *whole))])
+    values: tuple[Value, ...] = (lambda run: run.boundary, lambda run: run.typing)
+    for (k, name), groups in compared(systems, baseline).items():
+        others = (grouped_gaps(systems, name, baseline, k, value) for value in values)
+        shared = [str(len(groups)), str(sum(map(len, groups)))]
+        # A figure that only some of these runs have would be of other runs.
+        whole = (each if [*map(len, each)] == [*map(len, groups)] else [] for each in others)
+        rows.append([name, str(k), *shared, *map(_interval, (groups, *whole))])
     return rows if len(rows) > 1 else []
 
 

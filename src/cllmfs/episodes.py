@@ -10,7 +10,6 @@ Labels are bare types; neighbours of one type are one span. Knows nothing of sys
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from cllmfs.json_records import load_object
 from cllmfs.lines import Issue, read_lines, source_name
 from cllmfs.sampling import Episode
 from cllmfs.schema import Document, Example, Span
+from cllmfs.tagging import TokenSpan, spans_of_tags
 
 OUTSIDE = "O"
 
@@ -59,13 +59,8 @@ def _sentences(side: Mapping[str, Any], labels: Sequence[str], where: str) -> tu
     return tuple(Example.from_tokens(w, _runs(t), where) for w, t in zip(words, tags, strict=True))
 
 
-def _runs(tags: Sequence[str]) -> list[tuple[int, int, str]]:
-    spans, position = [], 0
-    for tag, run in groupby(tags):
-        start, position = position, position + sum(1 for _ in run)
-        if tag != OUTSIDE:
-            spans.append((start, position, tag))
-    return spans
+def _runs(tags: Sequence[str]) -> list[TokenSpan]:
+    return spans_of_tags([tag if tag == OUTSIDE else f"I-{tag}" for tag in tags])
 
 
 def episode_counts(gold: Sequence[Example], answered: Sequence[Document]) -> Counts:
