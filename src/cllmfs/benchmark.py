@@ -58,6 +58,7 @@ class Benchmark:
         self.data = data
         self.output = output
         self.values = {"python": sys.executable, **values}
+        self._splits: dict[tuple[str, str], list[Example]] = {}  # by path and name; many episodes may be of one
         self._loaded: dict[str, _Loaded] = {}
         self._drawn: dict[tuple[str, int, int], list[Example]] = {}  # all systems learn from the same
         self._episodes: dict[Path, list[Episode]] = {}
@@ -186,7 +187,11 @@ class Benchmark:
         return self._loaded[cell.dataset]
 
     def _split(self, source: DataSource, split: str) -> list[Example]:
-        return load_split(below(self.data, source.path), split, licence_accepted=source.licence_accepted)
+        key = (source.path, split)
+        if key not in self._splits:
+            place = below(self.data, source.path)
+            self._splits[key] = load_split(place, split, licence_accepted=source.licence_accepted)
+        return self._splits[key]
 
     def _episode(self, source: DataSource, cell: Cell) -> Episode:
         if source.n_way:
