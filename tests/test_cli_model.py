@@ -448,9 +448,9 @@ def test_evaluate_takes_types_from_the_file_for_a_base_only(shots: Path, model: 
     assert json.loads(done.stdout)["sentences"]["count"] == 1
     assert ASKED["asked_labels"] == LabelSet(["LOC", "PER"])
     assert "1 of 2 sentences scored in" in done.stderr
-    assert cli("evaluate", model, shots, "--set", "decode.vote_weight=0.5").exit_code == 0
+    assert cli("evaluate", model, shots, "--set", "decode.end_bias=0.5").exit_code == 0
     assert ASKED["asked_labels"] is None
-    assert (ASKED["config"].decode.vote_weight, ASKED["config"].decode.nested) == (0.5, True)
+    assert (ASKED["config"].decode.end_bias, ASKED["config"].decode.nested) == (0.5, True)
 
 
 @pytest.mark.usefixtures("fake")

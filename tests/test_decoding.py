@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +24,7 @@ from cllmfs.batching import RowBuilder, TypeQuery, collate
 from cllmfs.config import DecodeConfig
 from cllmfs.decoding import Request, TokenSpan, decode
 from cllmfs.model import Backbone
+from cllmfs.objective import run
 from cllmfs.prompts import PromptTemplate
 from cllmfs.runners import VoteSettings
 
@@ -30,7 +32,7 @@ NEXT, END = 4, 5
 PROMPT: Any = SimpleNamespace(
     bos=[], before=[1], after=[2], open=[3], next_id=NEXT, end_id=END, template=PromptTemplate()
 )
-VOTING = VoteSettings(weight=1.0, layer=1, temperature=1.0)
+VOTING = VoteSettings(layer=1, temperature=0.5)
 BEST = DecodeConfig(opening="best")
 FIRST = DecodeConfig(opening="first", open_at=0.2)
 Script = dict[tuple[int, ...], dict[int, float]]
@@ -45,13 +47,11 @@ def text_of(ids: tuple[int, ...], start_ok: Any = None, end_ok: Any = None) -> T
 class Scripted:
     """In the place of a model: for each list of tokens emitted, the probability of what comes next."""
 
-    def __init__(self, batch: Any, script: Script, cast: list[float] | None = None) -> None:
-        self.batch, self.script, self.cast = batch, script, cast
+    def __init__(self, batch: Any, script: Script) -> None:
+        self.batch, self.script = batch, script
 
-    def first(self, voting: VoteSettings | None) -> tuple[np.ndarray, np.ndarray | None]:
-        count = len(self.batch.labels)
-        cast = None if self.cast is None or voting is None else np.array([self.cast] * count, dtype=np.float32)
-        return np.array([self._logits(())] * count), cast
+    def first(self, voting: VoteSettings | None) -> tuple[np.ndarray, None]:
+        return np.array([self._logits(())] * len(self.batch.labels)), None
 
     def feed(self, active: list[Any], guesses: list[tuple[int, ...]]) -> np.ndarray:
         return np.array([[self._logits(tuple(branch.emitted))] for branch in active])
@@ -67,14 +67,12 @@ def answer(
     script: Script,
     config: DecodeConfig | None = None,
     *,
-    cast: list[float] | None = None,
-    voting: VoteSettings | None = None,
     nested: bool = False,
 ) -> list[tuple[int, int, float]]:
     """Spans that come of a script, with scores rounded."""
     builder = RowBuilder(PROMPT, "sentence-first", tree=True, nested=nested)
     batch = collate(builder.rows(text, [TypeQuery("A", (30,))]))
-    (spans,) = cllmfs.decoding._decode_batch(Scripted(batch, script, cast), builder, batch, config or FIRST, voting)
+    ((spans,), _) = cllmfs.decoding._decode_batch(Scripted(batch, script), builder, batch, config or FIRST, None)
     assert all(span.label == "A" for span in spans)
     return [(span.first, span.last, round(span.score, 6)) for span in spans]
 
@@ -213,7 +211,7 @@ def test_right_guesses_are_not_asked_again_and_wrong_ones_mean_nothing() -> None
     batch = collate(builder.rows(text, [TypeQuery("A", (30,))]))
     asked = {}
     for runner in (Watched(batch, script), Guessing(batch, script)):
-        (spans,) = cllmfs.decoding._decode_batch(runner, builder, batch, FIRST, None)
+        ((spans,), _) = cllmfs.decoding._decode_batch(runner, builder, batch, FIRST, None)
         assert [(span.first, span.last, round(span.score, 6)) for span in spans] == [(0, 2, 0.3888), (3, 3, 0.777778)]
         asked[type(runner)] = runner.asked
     assert asked[Watched] == [[10], [10, 11], [10, 11, 12], [10, 11, 12, NEXT], [10, 11, 12, NEXT, 13]]
@@ -225,7 +223,7 @@ def test_an_answer_may_end_behind_next() -> None:
     batch = collate(builder.rows(ABAC, [TypeQuery("A", (30,))]))
     runner = Watched(batch, FEW_FOLLOW)
     config = DecodeConfig(opening="first", open_at=0.29)
-    (spans,) = cllmfs.decoding._decode_batch(runner, builder, batch, config, None)
+    ((spans,), _) = cllmfs.decoding._decode_batch(runner, builder, batch, config, None)
     assert runner.asked == [[10], [10, NEXT]]  # nothing is asked after the end
     assert [(span.first, span.last) for span in spans] == [(0, 0)]
 
@@ -254,49 +252,6 @@ def test_no_start_leaves_nothing_to_say() -> None:
     assert answer(text_of((10, 11), (False, False)), {(): {END: 1.0}}) == []
 
 
-@pytest.mark.parametrize("weight, expected", [(1.0, (2, 2)), (0.0, (0, 0))])
-def test_votes_choose_the_occurrence(weight: float, expected: tuple[int, int]) -> None:
-    script = {**TWICE, (10, NEXT): {12: 0.9, 10: 0.05, 11: 0.05}, (10, NEXT, 12): {END: 1.0}}
-    voting = VoteSettings(weight, 1, 1.0)
-    found = answer(ABAC, script, cast=[0.0, 0.0, 0.5, 0.0], voting=voting)
-    assert found[0][:2] == expected
-
-
-def test_votes_are_added_where_a_span_opens_and_closes() -> None:
-    script: Script = {
-        (): {10: 0.2, 11: 0.1, 12: 0.1, END: 0.6},
-        (11,): {10: 0.6, NEXT: 0.25, END: 0.15},
-        (11, 10): {12: 0.9, NEXT: 0.05, END: 0.05},
-        (11, 10, 12): {END: 1.0},
-        (11, NEXT): {10: 1.0, 12: 0.001},
-        (11, NEXT, 10): {12: 0.001, END: 1.0, NEXT: 0.001},
-    }
-    vote = math.log(8)
-    # At the opening 11 stands at 0.1 * 8 beside 0.2 + 0.1 / e^9 + 0.6; at the closing NEXT and END stand at 0.4 * 8.
-    total = 0.2 + 0.1 * math.exp(-9) + 0.6 + 0.8
-    for config, passed_over in ((BEST, 0.0), (DecodeConfig(opening="first", open_at=0.25), 0.2)):
-        assert answer(ABAC, script, config) == []
-        found = answer(ABAC, script, config, cast=[0.0, vote, 0.0, -9.0], voting=VOTING)
-        assert found[0] == (1, 1, pytest.approx(0.8 / (total - passed_over) * 3.2 / 3.8, abs=1e-6))
-
-
-@pytest.mark.parametrize("config", [BEST, DecodeConfig(opening="first", open_at=0.5)], ids=["best", "first"])
-def test_votes_leave_no_opening_promised_where_none_can_follow(config: DecodeConfig) -> None:
-    # Votes may mean the last token, where the tokens emitted could also mean the first; NEXT can only mean the first.
-    script: Script = {
-        (): {10: 0.8, 11: 0.1, END: 0.1},
-        (10,): {11: 0.01, NEXT: 0.98, END: 0.01},
-    }
-    text = text_of((10, 11, 10))
-    strong, weak = ([0.0, 0.0, math.log(weight)] for weight in (200, 5))
-    found = answer(text, script, config, cast=strong, voting=VOTING)  # 0.01 * 200 for ending there, against 0.98
-    assert [span[:2] for span in found] == [(2, 2)]
-    followed = {**script, (10, NEXT): {10: 0.01, 11: 0.9}, (10, NEXT, 11): {10: 0.01, NEXT: 0.1, END: 0.8}}
-    for cast in (None, weak):
-        found = answer(text, followed, config, cast=cast, voting=VOTING)
-        assert [span[:2] for span in found] == [(0, 0), (1, 1)]
-
-
 def test_nested_spans() -> None:
     script: Script = {
         (): {10: 0.9, 11: 0.06, 12: 0.03, END: 0.01},
@@ -315,8 +270,8 @@ def test_nested_spans() -> None:
 class Random(Scripted):
     """Any logits whatever, the same for the same tokens emitted."""
 
-    def __init__(self, batch: Any, seed: int, cast: list[float] | None) -> None:
-        super().__init__(batch, {}, cast)
+    def __init__(self, batch: Any, seed: int) -> None:
+        super().__init__(batch, {})
         self.seed = seed
 
     def _logits(self, emitted: tuple[int, ...]) -> list[float]:
@@ -325,9 +280,9 @@ class Random(Scripted):
 
 
 @settings(deadline=None, max_examples=150)
-@given(st.data(), st.integers(0, 10**6), st.booleans(), st.booleans(), st.sampled_from([None, 0.01, 0.1, 0.5, 1.0]))
+@given(st.data(), st.integers(0, 10**6), st.booleans(), st.sampled_from([None, 0.01, 0.1, 0.5, 1.0]))
 def test_whatever_the_model_says_the_answer_is_legal(
-    data: st.DataObject, seed: int, nested: bool, with_votes: bool, open_at: float | None
+    data: st.DataObject, seed: int, nested: bool, open_at: float | None
 ) -> None:
     # ids 4 and 5 are delimiters that occur in the sentence
     ids = tuple(data.draw(st.lists(st.sampled_from([10, 11, 12, NEXT, END]), min_size=1, max_size=9)))
@@ -335,10 +290,9 @@ def test_whatever_the_model_says_the_answer_is_legal(
     text = text_of(ids, tuple(data.draw(flags)), tuple(data.draw(flags)))
     builder = RowBuilder(PROMPT, "sentence-first", tree=True, nested=nested)
     batch = collate(builder.rows(text, [TypeQuery("A", (30,))]))
-    cast = list(np.random.default_rng(seed).normal(0.0, 2.0, len(ids))) if with_votes else None
     best = open_at is None
     config = DecodeConfig(opening="best" if best else "first", open_at=open_at or 0.0, end_bias=-4.0)
-    (spans,) = cllmfs.decoding._decode_batch(Random(batch, seed, cast), builder, batch, config, VOTING)
+    ((spans,), _) = cllmfs.decoding._decode_batch(Random(batch, seed), builder, batch, config, None)
     ranges = [(span.first, span.last) for span in spans]
     assert ranges == sorted(set(ranges))
     for span in spans:
@@ -414,9 +368,9 @@ def test_the_first_opening_is_the_one_found_by_counting_whole_answers(
     text = text_of(ids, tuple(data.draw(flags)), tuple(data.draw(flags)))
     builder = RowBuilder(PROMPT, "sentence-first", tree=True)
     batch = collate(builder.rows(text, [TypeQuery("A", (30,))]))
-    runner, automaton = Random(batch, seed, None), builder.automaton(text)
+    runner, automaton = Random(batch, seed), builder.automaton(text)
     config = DecodeConfig(opening="first", open_at=open_at, end_bias=end_bias)
-    (spans,) = cllmfs.decoding._decode_batch(runner, builder, batch, config, None)
+    ((spans,), _) = cllmfs.decoding._decode_batch(runner, builder, batch, config, None)
     expected = leftmost_answers(masses(runner, automaton, end_bias), automaton, open_at)
     # In particular, not to follow a NEXT that is too improbable loses nothing.
     assert [(span.first, span.last) for span in spans] == [wanted[:2] for wanted in expected]
@@ -433,7 +387,7 @@ def test_a_lower_bar_opens_the_first_span_no_later(length: int, seed: int, one: 
     opened = []
     for open_at in sorted((one, two)):
         config = DecodeConfig(opening="first", open_at=open_at)
-        (spans,) = cllmfs.decoding._decode_batch(Random(batch, seed, None), builder, batch, config, None)
+        ((spans,), _) = cllmfs.decoding._decode_batch(Random(batch, seed), builder, batch, config, None)
         opened.append(spans[0].first if spans else length)
     assert opened[0] <= opened[1]
 
@@ -511,7 +465,7 @@ def same(one: list[list[TokenSpan]], two: list[list[TokenSpan]]) -> None:
     assert scores[0]
 
 
-@pytest.mark.parametrize("votes", [None, VoteSettings(1.0, 1, 0.5)], ids=["no votes", "votes"])
+@pytest.mark.parametrize("votes", [None, VOTING], ids=["no votes", "votes"])
 @pytest.mark.parametrize("nested", [False, True], ids=["flat", "nested"])
 @pytest.mark.parametrize("config", [FORTHCOMING, EAGER], ids=["best", "first"])
 def test_cached_is_uncached(
@@ -627,15 +581,62 @@ def test_a_model_in_training_is_put_at_rest() -> None:
     assert found[0] == found[1] == found[2] and any(found[0])
 
 
-def test_votes_of_weight_0_are_no_votes() -> None:
+def all_votes(found: list[list[TokenSpan]]) -> list[float]:
+    return [span.vote for spans in found for span in spans]
+
+
+def test_votes_are_those_of_the_states_and_change_no_span() -> None:
     backbone = tiny_backbone("llama")
     builder = RowBuilder(backbone.prompt, "sentence-first", tree=True)
-    none, weightless, heavy = (
-        decode(backbone, builder, requests_of(backbone), FORTHCOMING, bidirectional=False, voting=voting)
-        for voting in (None, VoteSettings(0.0, 1, 0.1), VoteSettings(5.0, 1, 0.1))
+    requests = requests_of(backbone)
+    silent, voted = (
+        decode(backbone, builder, requests, EAGER, bidirectional=False, voting=voting) for voting in (None, VOTING)
     )
-    assert none == weightless
-    assert none != heavy
+    assert set(all_votes(silent)) == {0.0}
+    assert [[replace(span, vote=0.0) for span in spans] for spans in voted] == silent
+    for request, spans in zip(requests, voted, strict=True):
+        (row,) = builder.rows(request.sentence, request.queries)
+        batch = collate([row])
+        hidden = run(backbone, batch, False, VOTING.layer)
+        for span in spans:
+            shares = []
+            for states in (hidden.layer, hidden.last):
+                assert states is not None
+                sentence = states[0, row.sentence_at : row.sentence_at + len(row.sentence)]
+                none = states[0, row.sentence_at - 1]
+                logits = {"": 0.0}
+                for label, (_, at) in zip(batch.labels, batch.anchors.tolist(), strict=True):
+                    like = [torch.cosine_similarity(states[0, at], other, dim=0).item() for other in (*sentence, none)]
+                    logits[label] = ((like[span.first] + like[span.last]) / 2 - like[-1]) / VOTING.temperature
+                shares.append(logits[span.label] - math.log(sum(map(math.exp, logits.values()))))
+            assert span.vote == pytest.approx(sum(shares) / 2, abs=1e-4)
+
+
+@pytest.mark.parametrize("tree", [True, False], ids=["tree", "rows"])
+def test_types_in_several_rows_vote_as_those_in_one_row(tree: bool) -> None:
+    backbone = tiny_backbone("llama")
+    requests = requests_of(backbone)
+    whole, parts = (
+        decode(
+            backbone,
+            RowBuilder(backbone.prompt, "sentence-first", as_tree),
+            requests,
+            replace(EAGER, batch_tokens=budget),
+            bidirectional=False,
+            voting=VOTING,
+        )
+        for as_tree, budget in ((True, 8192), (tree, 1))
+    )
+    same(whole, parts)
+    assert all_votes(whole) == pytest.approx(all_votes(parts), abs=1e-4)
+
+
+def test_a_type_asked_alone_is_voted_on_against_no_entity() -> None:
+    backbone = tiny_backbone("llama")
+    builder = RowBuilder(backbone.prompt, "sentence-first", tree=True)
+    requests = [replace(request, queries=request.queries[:1]) for request in requests_of(backbone)]
+    votes = all_votes(decode(backbone, builder, requests, EAGER, bidirectional=False, voting=VOTING))
+    assert votes and all(vote < 0.0 for vote in votes)
 
 
 def test_a_cache_with_room_holds_what_the_librarys_holds() -> None:

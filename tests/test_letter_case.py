@@ -233,7 +233,7 @@ def test_a_tree_with_cases_costs_what_its_branches_cost(cased: Backbone, bidirec
 
 
 @pytest.mark.parametrize("bidirectional", [False, True], ids=["causal", "bidirectional"])
-@pytest.mark.parametrize("votes", [None, VoteSettings(0.5, 1, 0.5)], ids=["no votes", "votes"])
+@pytest.mark.parametrize("votes", [None, VoteSettings(1, 0.5)], ids=["no votes", "votes"])
 @pytest.mark.parametrize("opening", ["first", "best"])
 def test_cached_trees_decode_with_cases_what_plain_rows_decode(
     cased: Backbone, opening: str, votes: VoteSettings | None, bidirectional: bool
@@ -249,7 +249,7 @@ def test_cached_trees_decode_with_cases_what_plain_rows_decode(
         return [[(span.first, span.last, span.label) for span in part] for part in spans]
 
     def scores(spans: list[list[Any]]) -> list[float]:
-        return [span.score for part in spans for span in part]
+        return [figure for part in spans for span in part for figure in (span.score, span.vote)]
 
     tree = found(cased, True, True)
     assert any(tree)

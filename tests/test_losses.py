@@ -1,4 +1,4 @@
-"""Losses, votes and perturbations against slow references that loop over plain numbers, and on degenerate batches."""
+"""Losses and votes against slow references that loop over plain numbers, and on degenerate batches."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from cllmfs.losses import (
     ContrastiveBatch,
     contrastive_loss,
     cross_view,
-    fgm_perturbation,
-    neftune_noise,
+    span_votes,
     votes,
 )
 
@@ -372,44 +371,21 @@ def test_votes_in_low_precision_and_without_anchors() -> None:
     assert votes(threshold[:0], none, states, threshold, temperature=0.5).shape == (0, 3)
 
 
-def test_neftune_bound_scale_and_padding() -> None:
-    mask = torch.zeros(3, 40, dtype=torch.bool)
-    mask[0], mask[1, :10] = True, True
-    embeds = torch.zeros(3, 40, 25)
-    noise = neftune_noise(embeds, mask, 5.0, torch.Generator().manual_seed(0))
-    assert not noise[~mask].any()
-    for row, length in ((0, 40), (1, 10)):
-        bound, real = 5.0 / math.sqrt(length * 25), noise[row, :length]
-        assert 0.95 * bound < real.max().item() <= bound and -bound <= real.min().item() < -0.95 * bound
-        # Uniform in +-b: variance b^2 / 3, mean 0.
-        assert real.var().item() == pytest.approx(bound**2 / 3, rel=0.15)
-        assert abs(real.mean().item()) < 0.1 * bound
-    again = neftune_noise(embeds, mask, 5.0, torch.Generator().manual_seed(0))
-    other = neftune_noise(embeds, mask, 5.0, torch.Generator().manual_seed(1))
-    assert torch.equal(noise, again) and not torch.equal(noise, other)
-    assert not neftune_noise(embeds, mask, 0.0).any()
-    assert neftune_noise(embeds.bfloat16().requires_grad_(), mask, 5.0).dtype == torch.bfloat16
+def test_shares_of_a_span_agree_with_a_loop() -> None:
+    cast = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(1)) * 4
+    places = [(0, 0, 2), (1, 4, 0), (3, 3, 1), (0, 4, 2)]
+    found = span_votes(cast, *torch.tensor(places).unbind(1))
+    for share, (first, last, kind) in zip(found.tolist(), places, strict=True):
+        expected = []
+        for layer in cast.tolist():
+            logits = [0.0, *((votes[first] + votes[last]) / 2 for votes in layer)]
+            expected.append(logits[1 + kind] - math.log(sum(map(math.exp, logits))))
+        assert share == pytest.approx(sum(expected) / 2, abs=1e-5)
 
 
-@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
-def test_fgm_norm_and_direction(scale: float) -> None:
-    generator = torch.Generator().manual_seed(0)
-    gradient = torch.randn(2, 4, 3, generator=generator) * scale
-    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]]).bool()
-    gradient[1, 2:] = float("nan")
-    step = fgm_perturbation(gradient, mask, 0.7)
-    assert step.flatten(1).norm(dim=1).tolist() == pytest.approx([0.7, 0.7], rel=1e-5)
-    assert not step[~mask].any()
-    assert cos(step[0].flatten().tolist(), (gradient[0] / scale).flatten().tolist()) == pytest.approx(1.0, abs=1e-5)
-
-
-def test_fgm_is_zero_without_a_usable_gradient() -> None:
-    gradient = torch.ones(4, 2, 3)
-    gradient[0] = 0.0
-    gradient[1, 0, 0] = float("nan")
-    gradient[2, 1, 2] = float("inf")
-    step = fgm_perturbation(gradient.bfloat16(), torch.ones(4, 2, dtype=torch.bool), 1.0)
-    assert not step[:3].any() and step.dtype == torch.bfloat16 and not step.requires_grad
-    torch.testing.assert_close(step[3].float(), torch.full((2, 3), 6**-0.5), rtol=1e-2, atol=0)
-    assert not fgm_perturbation(torch.ones(1, 2, 3), torch.zeros(1, 2, dtype=torch.bool), 1.0).any()
-    assert fgm_perturbation(torch.ones(2, 0, 3), torch.ones(2, 0, dtype=torch.bool), 1.0).shape == (2, 0, 3)
+def test_a_span_is_shared_with_no_entity_even_where_one_type_is_asked() -> None:
+    first, last, kind = torch.tensor([[0, 0, 0], [1, 1, 0]]).unbind(1)
+    shares = span_votes(torch.tensor([[[0.0, 30.0]]]), first, last, kind)
+    assert shares.tolist() == pytest.approx([-math.log(2), 0.0], abs=1e-5)
+    none = torch.zeros(0, dtype=torch.long)
+    assert span_votes(torch.zeros(2, 3, 4), none, none, none).shape == (0,)

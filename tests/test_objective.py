@@ -13,9 +13,10 @@ from torch import Tensor
 
 from cllmfs.batching import IGNORE, PADDING, Batch, RowBuilder, collate, tree_mask
 from cllmfs.config import LoraConfig, LossConfig
-from cllmfs.losses import FORMS, fgm_perturbation
+from cllmfs.losses import FORMS
 from cllmfs.model import Backbone
 from cllmfs.objective import _parts, answer_logits, batch_loss, contrastive_states, language_loss, run
+from cllmfs.perturbations import fgm_perturbation
 
 LANGUAGE = LossConfig(contrastive="none")
 ADVERSARIAL = ("none", "neftune", "fgm", "fgm-view")

@@ -29,7 +29,7 @@ SETTINGS = (
     "decode.end_bias=-20",
     "calibrate.shift=0.75",
 )
-TRUST = {"slope": 0.5, "shift": 0.25, "threshold": 0.125, "thresholds": {"person": 0.75}}
+TRUST = {"slope": 0.5, "shift": 0.25, "threshold": 0.125, "thresholds": {"person": 0.75}, "vote": 0.25}
 FILES = {"cllmfs.json", "adapter_config.json", "adapter_model.safetensors", "README.md"}
 
 
@@ -98,7 +98,7 @@ def test_the_manifest_is_complete(kept: Path, trained: EntityRecognizer, own_bas
     assert record["scores"] == {} and record["trained"] is True
     expected = record["config"]["calibrate"]
     assert expected["shift"] == 0.75
-    fitted = {name: expected[name] for name in ("slope", "shift", "threshold")}
+    fitted = {name: expected[name] for name in ("slope", "vote", "shift", "threshold")}
     assert record["calibration"] == {**fitted, "thresholds": {}}, "too few shots to fit another"
 
 
@@ -311,7 +311,7 @@ def test_damaged_folders_are_named(
 def test_a_calibration_is_read_from_the_manifest(model: Path) -> None:
     change(model, calibration=TRUST)
     loaded = EntityRecognizer.load(model)
-    assert loaded.calibration == Calibration(0.5, 0.25, 0.125, {"person": 0.75})
+    assert loaded.calibration == Calibration(0.5, 0.25, 0.125, {"person": 0.75}, vote=0.25)
     assert loaded.info()["calibration"] == TRUST
 
 
@@ -320,11 +320,11 @@ def test_a_model_saved_before_there_was_calibration_has_the_expected_one(model: 
     del record["config"]["calibrate"]
     change(model, calibration=None, config=record["config"])
     expected = Config().calibrate
-    prior = Calibration(expected.slope, expected.shift, expected.threshold)
+    prior = Calibration(expected.slope, expected.shift, expected.threshold, vote=expected.vote)
     assert prior.shift != 0.75 and EntityRecognizer.load(model).calibration == prior
-    record["config"]["calibrate"] = {"slope": 2.0, "shift": 0.5, "threshold": 0.25}
+    record["config"]["calibrate"] = {"slope": 2.0, "vote": 0.125, "shift": 0.5, "threshold": 0.25}
     change(model, config=record["config"])
-    assert EntityRecognizer.load(model).calibration == Calibration(2.0, 0.5, 0.25)
+    assert EntityRecognizer.load(model).calibration == Calibration(2.0, 0.5, 0.25, vote=0.125)
 
 
 def test_a_model_needs_no_files_but_manifest_and_adapter(model: Path, trained: EntityRecognizer) -> None:

@@ -80,7 +80,7 @@ def test_other_contrastive_forms_do_not_see_the_rows(form: str) -> None:
 def test_tree_decodes_what_its_branches_decode(architecture: str, family: str, bidirectional: bool) -> None:
     backbone = tiny_backbone(architecture, family)
     requests = requests_of(backbone)
-    voting = VoteSettings(0.5, 1, 0.5)
+    voting = VoteSettings(1, 0.5)
     for votes in (None, voting):
         tree, apart, plain = (
             decode(
@@ -98,6 +98,9 @@ def test_tree_decodes_what_its_branches_decode(architecture: str, family: str, b
         assert spans_of(tree) == spans_of(apart) == spans_of(plain)
         assert scores_of(tree) == pytest.approx(scores_of(apart), abs=1e-4)
         assert scores_of(tree) == pytest.approx(scores_of(plain), abs=1e-4)
+        cast = [[span.vote for spans in found for span in spans] for found in (tree, apart, plain)]
+        assert cast[0] == pytest.approx(cast[1], abs=1e-4) and cast[0] == pytest.approx(cast[2], abs=1e-4)
+        assert any(cast[0]) == (votes is not None)
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])

@@ -24,9 +24,9 @@ from cllmfs.batching import Batch
 from cllmfs.calibration import Calibration, Judged, fit_calibration
 from cllmfs.config import Config
 from cllmfs.evaluation import evaluate_spans
-from cllmfs.extraction import Extractor
+from cllmfs.extraction import Candidate, Extractor
 from cllmfs.model import Backbone
-from cllmfs.schema import Document, Example, LabelSet, Span
+from cllmfs.schema import Example, LabelSet, Span
 from cllmfs.training import Progress, ShotBatches, choose_rate
 from cllmfs.tuning import Adaptation, choose_share, fold_examples, prior_calibration
 
@@ -154,14 +154,14 @@ def events(monkeypatch: pytest.MonkeyPatch) -> list[Event]:
             noted.append(("train", frozenset(row.sentence.text for batch in batches for row in batch.rows)))
             return batches
 
-    original = Extractor.extract
+    original = Extractor.candidates
 
-    def extract(self: Extractor, texts: Sequence[str], *rest: Any, **named: Any) -> list[Document]:
+    def candidates(self: Extractor, texts: Sequence[str], *rest: Any) -> list[tuple[tuple[Candidate, ...], int]]:
         noted.append(("read", frozenset(texts)))
-        return original(self, texts, *rest, **named)
+        return original(self, texts, *rest)
 
     monkeypatch.setattr(cllmfs.tuning, "ShotBatches", Watched)
-    monkeypatch.setattr(Extractor, "extract", extract)
+    monkeypatch.setattr(Extractor, "candidates", candidates)
     return noted
 
 
@@ -224,17 +224,26 @@ def test_leaving_parts_out_does_not_change_the_adapter(keep: float) -> None:
     )  # fmt: skip
 
 
+EXPECTED = Calibration(0.9, -0.3, 0.2, vote=0.5)
+
+
 @pytest.fixture(scope="module")
 def by_hand() -> tuple[list[Judged], dict[str, int]]:
-    """What models trained on one half of the shots alone find in the other half."""
+    """What models trained on one half of the shots alone find in the other half, conflicts settled as expected."""
     judged: list[Judged] = []
     for part in fold_examples(SHOTS, 2, 0):
         rest = [shot for number, shot in enumerate(SHOTS) if number not in part]
         alone = adaptation("train.steps=20", "calibrate.folds=0", "lora.keep=0.8", examples=rest)
         alone.run()
         for shot in (SHOTS[number] for number in part):
-            (document,) = alone.extractor.extract([shot.text], LABELS)
-            judged += [Judged(span.score or 0.0, span in shot.spans, span.label) for span in document.spans]
+            ((found, _),) = alone.extractor.candidates([shot.text], LABELS, voting=True)
+            taken: list[range] = []
+            for one in sorted(found, key=lambda one: EXPECTED.confidence(one.score, one.vote), reverse=True):
+                place = range(one.start, one.end)
+                if not any(set(place) & set(other) for other in taken):
+                    taken.append(place)
+                    right = Span(one.start, one.end, one.label) in shot.spans
+                    judged.append(Judged(one.score, right, one.label, one.vote))
     return judged, {"person": 12, "place": 6}
 
 
@@ -243,21 +252,21 @@ def test_what_is_found_in_parts_left_out_tells_calibration_and_score(
 ) -> None:
     judged, gold = by_hand
     assert 0 < sum(one.right for one in judged) < len(judged)
-    prior = ("calibrate.slope=0.9", "calibrate.shift=-0.3", "calibrate.threshold=0.2")
+    prior = [f"calibrate.{name}={getattr(EXPECTED, name)}" for name in ("slope", "shift", "threshold", "vote")]
     made = adaptation("train.steps=40", "lora.keep=0.8", *prior).run()  # half of the shots take half of the steps
-    expected = fit_calibration(judged, gold, Calibration(0.9, -0.3, 0.2), 0.2)  # half of the shots, half of the lift
+    expected = fit_calibration(judged, gold, EXPECTED, 0.2)  # half of the shots, half of the lift
     fitted = made.calibration
-    figures = (fitted.slope, fitted.shift, fitted.threshold)
-    assert figures == pytest.approx((expected.slope, expected.shift, expected.threshold), abs=1e-5)
-    assert fitted.thresholds == expected.thresholds and figures != (0.9, -0.3, 0.2)
-    kept = [one for one in judged if expected.confidence(one.score) >= expected.limit(one.label)]
+    figures = (fitted.slope, fitted.shift, fitted.threshold, fitted.vote)
+    assert figures == pytest.approx((expected.slope, expected.shift, expected.threshold, expected.vote), abs=1e-5)
+    assert fitted.thresholds == expected.thresholds and fitted.vote not in (0.0, EXPECTED.vote)
+    kept = [one for one in judged if expected.confidence(one.score, one.vote) >= expected.limit(one.label)]
     assert made.held_out_f1 == pytest.approx(2 * sum(one.right for one in kept) / (len(kept) + 18), abs=0.05)
     assert made.dev_f1 is None and (made.steps, made.keep, made.learning_rate) == (40, 0.8, 0.01)
 
 
 def test_without_parts_and_dev_set_the_expected_calibration_stays() -> None:
     made = adaptation(
-        "calibrate.folds=1", "calibrate.slope=0.5", "calibrate.shift=0.3", "calibrate.threshold=0.4"
+        "calibrate.folds=1", "calibrate.slope=0.5", "calibrate.vote=0", "calibrate.shift=0.3", "calibrate.threshold=0.4"
     ).run()
     assert made.calibration == Calibration(0.5, 0.3, 0.4)
     assert (made.dev_f1, made.held_out_f1) == (None, None)
@@ -361,14 +370,15 @@ def finds_by_share(monkeypatch: pytest.MonkeyPatch, found: dict[float, tuple[int
         tried.append(share)
         original(self, share)
 
-    def extract(*_: object) -> list[Document]:
+    def candidates(*_: object) -> list[tuple[tuple[Candidate, ...], int]]:
         right, wrong = found[tried[-1]]
         spans = [shot.spans if number < right else () for number, shot in enumerate(SHOTS)]
-        spans[-1] += tuple(Span(0, end, "place") for end in range(1, wrong + 1))
-        return [Document(shot.text, tuple(here)) for shot, here in zip(SHOTS, spans, strict=True)]
+        between = (3, 4, 5, 6, 7, 11, 12, 13, 14)  # no place of a mention of the last shot
+        spans[-1] += tuple(Span(at, at + 1, "place") for at in between[:wrong])
+        return [(tuple(Candidate(*span.key, 0.9, -0.1) for span in here), 1) for here in spans]
 
     monkeypatch.setattr(Backbone, "scale_lora", scale)
-    monkeypatch.setattr(Extractor, "extract", extract)
+    monkeypatch.setattr(Extractor, "candidates", candidates)
     monkeypatch.setattr(cllmfs.tuning, "fit_calibration", lambda judged, *_: Calibration(1.0, float(len(judged)), 0.0))
     return tried
 

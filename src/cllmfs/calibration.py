@@ -1,29 +1,32 @@
 """How far scores can be trusted: from path probabilities to calibrated confidences, and from which one a span counts.
 
-Scores of held-out spans and whether they were right go in; a monotone map (Platt scaling: a temperature and a shift on
-the log-odds) and thresholds come out. Knows numbers and labels; knows nothing of texts or models.
+Scores and votes of held-out spans and whether they were right go in; a monotone map (Platt scaling: a temperature and
+a shift on the log-odds, and a weight of the votes) and thresholds come out. Knows numbers and labels; knows nothing of
+texts or models.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from cllmfs.errors import ModelError
 
 _LEAST = 1e-6  # scores are kept this far from 0 and 1, where log-odds end
+_HAIR = 1e-4  # the same span's confidence may differ by less, once an adapter is merged
 _LABEL_MENTIONS = 20  # gold mentions at which a label's own threshold weighs as much as the one of all labels
-_SLOPE_SD, _SHIFT_SD = 0.25, 0.5  # how far the fitted map may lie from the prior
+_SLOPE_SD, _VOTE_SD, _SHIFT_SD = 0.25, 0.15, 0.5  # how far the fitted map may lie from the prior
 
 
 class Judged(NamedTuple):
-    """A predicted span of a held-out sentence: its score in [0, 1], whether it was right, and its label."""
+    """A predicted span of a held-out sentence: its score in [0, 1], whether it was right, its label, and its vote."""
 
     score: float
     right: bool
     label: str
+    vote: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,8 @@ class Calibration:
 
     Attributes:
         slope: factor on a score's log-odds, the inverse of a temperature; above 0.
-        shift: added to them.
+        vote: weight of the contrastive vote, a log-probability, beside them; 0 or above.
+        shift: added to both.
         threshold: confidence from which a span is reported, in [0, 1].
         thresholds: the same for single labels, where the shots allow to tell.
     """
@@ -41,12 +45,13 @@ class Calibration:
     shift: float = 0.0
     threshold: float = 0.0
     thresholds: Mapping[str, float] = field(default_factory=dict)
+    vote: float = 0.0
 
-    def confidence(self, score: float) -> float:
-        """The calibrated probability that a span of this score is right."""
-        if (self.slope, self.shift) == (1.0, 0.0):
+    def confidence(self, score: float, vote: float = 0.0) -> float:
+        """The calibrated probability that a span of this score and vote is right."""
+        if (self.slope, self.shift, self.vote) == (1.0, 0.0, 0.0):
             return score
-        return _logistic(self.slope * _log_odds(score) + self.shift)
+        return _logistic(self.slope * _log_odds(score) + self.vote * vote + self.shift)
 
     def limit(self, label: str) -> float:
         """The confidence from which a span of the label is reported."""
@@ -65,7 +70,8 @@ class Calibration:
         """
         try:
             thresholds = {str(label): float(value) for label, value in record["thresholds"].items()}
-            return cls(float(record["slope"]), float(record["shift"]), float(record["threshold"]), thresholds)
+            slope, shift, threshold = (float(record[name]) for name in ("slope", "shift", "threshold"))
+            return cls(slope, shift, threshold, thresholds, float(record.get("vote", 0.0)))  # older models have no vote
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ModelError(
                 f"{source}: a calibration holds slope, shift, threshold and thresholds: {error}"
@@ -77,7 +83,8 @@ def fit_calibration(
 ) -> Calibration:
     """Platt scaling (Platt 1999) with a prior, then the thresholds that maximise the micro-F1 to be expected.
 
-    Few judged spans move the map little: the prior is normal around ``prior``'s slope and shift.
+    Few judged spans move the map little: the prior is normal around ``prior``'s slope, vote and shift. A prior without
+    a vote gives a map without one.
 
     Args:
         judged: predicted spans of held-out sentences, at a low threshold.
@@ -87,33 +94,33 @@ def fit_calibration(
     """
     if not judged or not sum(gold.values()):
         return prior
-    slope, shift = _fit_map(judged, prior)
-    shift += lift
-    fitted = Calibration(slope, shift)
-    confidences = [(fitted.confidence(one.score), one.label) for one in judged]
+    fitted = _fit_map(judged, prior)
+    fitted = replace(fitted, shift=fitted.shift + lift)
+    ranked = sorted(((fitted.confidence(one.score, one.vote), one.right, one.label) for one in judged), reverse=True)
     total = sum(gold.values())
-    threshold = expected_best_threshold([confidence for confidence, _ in confidences], total)
+    threshold = expected_best_threshold([confidence for confidence, _, _ in ranked], total)
     thresholds = {}
     for label, mentions in sorted(gold.items()):
-        own = sorted(((fitted.confidence(one.score), one.right) for one in judged if one.label == label), reverse=True)
+        own = [(confidence, right) for confidence, right, of in ranked if of == label]
         if mentions >= _LABEL_MENTIONS and own:
             weight = mentions / (mentions + _LABEL_MENTIONS)
             best = best_threshold(own, mentions)
             thresholds[label] = weight * best + (1 - weight) * threshold
-    return Calibration(slope, shift, threshold, thresholds)
+    return replace(fitted, threshold=threshold, thresholds=thresholds)
 
 
 def expected_best_threshold(confidences: Sequence[float], gold: int) -> float:
     """The threshold of the highest F1 to be expected if the confidences are the spans' true probabilities.
 
-    It lies near half of that F1 (Lipton, Elkan and Naryanaswamy 2014, arXiv 1402.1892).
+    It lies near half of that F1 (Lipton, Elkan and Naryanaswamy 2014, arXiv 1402.1892), a hair below the last span that
+    counts.
     """
     best, threshold, right = 0.0, 0.0, 0.0
     for count, confidence in enumerate(sorted(confidences, reverse=True), start=1):
         right += confidence
         f1 = 2 * right / (count + gold)
         if f1 > best:
-            best, threshold = f1, confidence
+            best, threshold = f1, max(0.0, confidence - _HAIR)
     return threshold
 
 
@@ -162,29 +169,46 @@ def expected_calibration_error(bins: Sequence[Bin]) -> float:
     return sum(one.spans * abs(one.confidence - one.accuracy) for one in bins) / total if total else 0.0
 
 
-def _fit_map(judged: Sequence[Judged], prior: Calibration) -> tuple[float, float]:
-    """Newton's method on the penalised log-likelihood, which is concave in slope and shift."""
-    points = [(_log_odds(one.score), one.right) for one in judged]
-    slope, shift = prior.slope, prior.shift
+def _fit_map(judged: Sequence[Judged], prior: Calibration) -> Calibration:
+    """Newton's method on the penalised log-likelihood, which is concave in slope, vote and shift.
+
+    A prior without votes leaves them out.
+    """
+    expected, spread = [prior.slope, prior.vote, prior.shift], [_SLOPE_SD, _VOTE_SD, _SHIFT_SD]
+    free = [0, 1, 2] if prior.vote > 0 else [0, 2]
+    points = [(_log_odds(one.score), one.vote, 1.0) for one in judged]
+    found = list(expected)
     for _ in range(50):
-        pull_a, pull_b = 1 / _SLOPE_SD**2, 1 / _SHIFT_SD**2
-        gradient_a, gradient_b = pull_a * (slope - prior.slope), pull_b * (shift - prior.shift)
-        aa, ab, bb = pull_a, 0.0, pull_b
-        for x, right in points:
-            p = _logistic(slope * x + shift)
-            weight = p * (1 - p)
-            gradient_a += (p - right) * x
-            gradient_b += p - right
-            aa, ab, bb = aa + weight * x * x, ab + weight * x, bb + weight
-        determinant = aa * bb - ab * ab
-        step_a = (bb * gradient_a - ab * gradient_b) / determinant
-        step_b = (aa * gradient_b - ab * gradient_a) / determinant
-        # Far from the optimum a whole Newton step may leap past it.
-        scale = min(1.0, 1.0 / max(abs(step_a), abs(step_b), 1e-12))
-        slope, shift = slope - scale * step_a, shift - scale * step_b
-        if max(abs(step_a), abs(step_b)) < 1e-6:
+        gradient = [(found[i] - expected[i]) / spread[i] ** 2 for i in free]
+        curvature = [[1 / spread[i] ** 2 if i == j else 0.0 for j in free] for i in free]
+        for point, one in zip(points, judged, strict=True):
+            p = _logistic(sum(weight * value for weight, value in zip(found, point, strict=True)))
+            for row, i in enumerate(free):
+                gradient[row] += (p - one.right) * point[i]
+                for column, j in enumerate(free):
+                    curvature[row][column] += p * (1 - p) * point[i] * point[j]
+        step = _solve(curvature, gradient)
+        largest = max(map(abs, step))
+        for i, move in zip(free, step, strict=True):
+            found[i] -= move * min(1.0, 1.0 / max(largest, 1e-12))  # far off, a whole step may leap past the optimum
+        if largest < 1e-6:
             break
-    return max(slope, 0.05), shift
+    slope, vote, shift = found
+    return Calibration(max(slope, 0.05), shift, vote=max(vote, 0.0))
+
+
+def _solve(matrix: Sequence[Sequence[float]], vector: Sequence[float]) -> list[float]:
+    """The solution of a system of linear equations whose matrix is positive definite."""
+    rows = [[*row, value] for row, value in zip(matrix, vector, strict=True)]
+    for i, row in enumerate(rows):
+        for other in rows[i + 1 :]:
+            factor = other[i] / row[i]
+            other[i:] = [value - factor * above for value, above in zip(other[i:], row[i:], strict=True)]
+    solved: list[float] = []  # from the last unknown back
+    for i, row in reversed(list(enumerate(rows))):
+        known = sum(factor * value for factor, value in zip(row[-2:i:-1], solved, strict=True))
+        solved.append((row[-1] - known) / row[i])
+    return solved[::-1]
 
 
 def _log_odds(score: float) -> float:

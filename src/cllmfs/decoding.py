@@ -13,11 +13,13 @@ from itertools import groupby
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from cllmfs.alignment import TokenizedText
 from cllmfs.automaton import Choices, SpanAutomaton, State
-from cllmfs.batching import Batch, RowBuilder, TypeQuery, collate, pack
+from cllmfs.batching import Batch, RowBuilder, TypeQuery, collate, pack, split_queries
 from cllmfs.config import DecodeConfig
+from cllmfs.losses import span_votes
 from cllmfs.model import Backbone
 from cllmfs.runners import CachedRunner, PlainRunner, Runner, VoteSettings
 
@@ -34,12 +36,15 @@ class TokenSpan:
         last: last token, inclusive.
         label: the type asked.
         score: probability of the span's path under the constraint: of opening it here, of each token, of closing it.
+        vote: log of the share that its type has in it among all types asked and no entity, by the similarity of hidden
+            states (:func:`~cllmfs.losses.span_votes`); 0 if there was no vote.
     """
 
     first: int
     last: int
     label: str
     score: float
+    vote: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -66,32 +71,45 @@ def decode(
     Args:
         backbone: the model.
         builder: makes the rows; a tree if the model takes them.
-        requests: sentences with the types asked of each.
+        requests: sentences with the types asked of each; these may be more than fit a row.
         config: opening rule, bias, batch size.
         bidirectional: attention inside the sentence block.
-        voting: contrastive votes, if they count.
+        voting: lets the contrastive similarities vote on each span, if given.
         cached: use the key-value cache where the model takes trees; without it every step runs the whole row anew,
             which is slower and must give the same.
     """
     rows = [
         row
         for index, request in enumerate(requests)
-        if len(request.sentence) and request.queries
-        for row in builder.rows(request.sentence, request.queries, index)
+        if len(request.sentence)
+        for queries in split_queries(request.queries, config.batch_tokens - len(request.sentence))
+        for row in builder.rows(request.sentence, queries, index)
     ]
     found: list[list[TokenSpan]] = [[] for _ in requests]
-    voting = voting if voting is not None and voting.weight > 0 else None
+    cast: list[dict[str, Tensor]] = [{} for _ in requests]  # [2, n] votes by type
     make_runner = CachedRunner if cached and backbone.takes_trees() else PlainRunner
     with backbone.at_rest():
         for group in pack(rows, config.batch_tokens):
             batch = collate(group).to(backbone.device)
             runner = make_runner(backbone, batch, bidirectional)
-            for row, spans in zip(group, _decode_batch(runner, builder, batch, config, voting), strict=True):
+            by_row, votes = _decode_batch(runner, builder, batch, config, voting)
+            for row, spans in zip(group, by_row, strict=True):
                 found[row.index] += spans
-    for request, spans in zip(requests, found, strict=True):
-        order = {query.label: number for number, query in enumerate(request.queries)}
-        spans.sort(key=lambda span: (order[span.label], span.first, span.last))
-    return found
+            if votes is not None:
+                for number, (line, label) in enumerate(zip(batch.anchors[:, 0].tolist(), batch.labels, strict=True)):
+                    cast[group[line].index][label] = votes[:, number, : len(group[line].sentence)]
+    return [_in_order(found[index], cast[index], request.queries) for index, request in enumerate(requests)]
+
+
+def _in_order(spans: list[TokenSpan], cast: dict[str, Tensor], queries: Sequence[TypeQuery]) -> list[TokenSpan]:
+    """The spans by type and place, with the votes [2, n] that all types asked have cast."""
+    order = {query.label: number for number, query in enumerate(queries)}
+    spans = sorted(spans, key=lambda span: (order[span.label], span.first, span.last))
+    if not (spans and cast):
+        return spans
+    places = torch.tensor([(span.first, span.last, order[span.label]) for span in spans]).unbind(1)
+    shares = span_votes(torch.stack([cast[label] for label in order], dim=1), *places)
+    return [replace(span, vote=vote) for span, vote in zip(spans, shares.tolist(), strict=True)]
 
 
 @dataclass
@@ -103,7 +121,6 @@ class _Branch:
     label: str
     automaton: SpanAutomaton
     local: dict[int, int]  # token id to candidate index
-    votes: np.ndarray | None
     state: State = field(default_factory=State)
     log_score: float = 0.0
     log_open: float = 0.0
@@ -113,15 +130,15 @@ class _Branch:
 
 def _decode_batch(
     runner: Runner, builder: RowBuilder, batch: Batch, config: DecodeConfig, voting: VoteSettings | None
-) -> list[list[TokenSpan]]:
-    logits, cast = runner.first(voting)
+) -> tuple[list[list[TokenSpan]], Tensor | None]:
+    """Spans of each row, and the votes [2, A, n] of its branches, if there are any."""
+    logits, votes = runner.first(voting)
     branches: list[_Branch] = []
     for r, row in enumerate(batch.rows):
         automaton = builder.automaton(row.sentence)
         local = {token: index for index, token in enumerate(row.candidates)}
         for number, part in enumerate(row.branches):
-            vote = None if cast is None or voting is None else voting.weight * cast[len(branches)]
-            branches.append(_Branch(r, number, part.label, automaton, local, vote))
+            branches.append(_Branch(r, number, part.label, automaton, local))
     answering = []
     for branch, scores, empty in zip(branches, logits, _empty(branches, logits, config), strict=True):
         branch.emitted.append(branch.automaton.end_id if empty else _advance(branch, scores, config))
@@ -137,19 +154,18 @@ def _decode_batch(
     spans: list[list[TokenSpan]] = [[] for _ in batch.rows]
     for branch in branches:
         spans[branch.row] += branch.spans
-    return spans
+    return spans, votes
 
 
 def _empty(branches: Sequence[_Branch], logits: np.ndarray, config: DecodeConfig) -> list[bool]:
     """Which answers end before they begin, told for all types of a sentence at once: most do.
 
-    The rule is that of :func:`_open_or_end`. With votes nothing is told: they differ from branch to branch.
+    The rule is that of :func:`_open_or_end`.
     """
     told: list[bool] = []
     for _, same in groupby(branches, key=lambda branch: id(branch.automaton)):
         together = list(same)
-        scores = logits[len(told) : len(told) + len(together)]
-        told += [False] * len(together) if together[0].votes is not None else _empty_of(together[0], scores, config)
+        told += _empty_of(together[0], logits[len(told) : len(told) + len(together)], config)
     return told
 
 
@@ -196,10 +212,10 @@ def _advance(branch: _Branch, scores: np.ndarray, config: DecodeConfig) -> int:
     tokens = list(choices)
     # What each delimiter would close: NEXT only an occurrence behind which there is room for another span.
     delimiters = [token for token in tokens if state.candidates and not choices[token]]
-    closing = {token: _best_closing(automaton.closings(state, token), branch.votes) for token in delimiters}
+    closing = {token: automaton.closings(state, token)[0] for token in delimiters}  # the leftmost occurrence
     adjusted = scores[[branch.local[token] for token in tokens]].astype(np.float64)
-    for index, token in enumerate(tokens):
-        adjusted[index] += _adjustment(branch, token, choices[token], closing.get(token), config.end_bias)
+    if automaton.end_id in choices:
+        adjusted[tokens.index(automaton.end_id)] += config.end_bias
     log_p = dict(zip(tokens, adjusted - _log_sum(adjusted), strict=True))
     if state.candidates:
         return _continue_or_close(branch, choices, log_p, closing, config)
@@ -260,25 +276,6 @@ def _continue_or_close(
     branch.state = automaton.advance(branch.state, token, closing[token])
     branch.log_open = log_p[token] - log_close
     return token
-
-
-def _adjustment(
-    branch: _Branch, token: int, positions: Sequence[int], closing: tuple[int, int] | None, end_bias: float
-) -> float:
-    """What votes and bias add to a token's logit: votes where a span opens or closes, the bias where an answer ends."""
-    bias = end_bias if token == branch.automaton.end_id else 0.0
-    if branch.votes is None:
-        return bias
-    if not branch.state.candidates:
-        return bias + (float(branch.votes[list(positions)].max()) if positions else 0.0)
-    return bias + (float(branch.votes[closing[1]]) if closing is not None else 0.0)
-
-
-def _best_closing(closings: list[tuple[int, int]], cast: np.ndarray | None) -> tuple[int, int]:
-    """The occurrence that a closed span stands for: the leftmost, or the one with the most votes."""
-    if cast is None or len(closings) == 1:
-        return closings[0]
-    return max(closings, key=lambda span: (float(cast[span[0]] + cast[span[1]]), -span[0]))
 
 
 def _log_sum(values: np.ndarray) -> float:

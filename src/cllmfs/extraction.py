@@ -6,9 +6,10 @@ Knows texts, the model and the calibration; knows nothing of training, gold span
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from cllmfs.alignment import tokenize
-from cllmfs.batching import RowBuilder, TypeQuery, split_queries
+from cllmfs.batching import RowBuilder, TypeQuery
 from cllmfs.calibration import Calibration
 from cllmfs.config import Config
 from cllmfs.decoding import Request, decode
@@ -18,6 +19,21 @@ from cllmfs.optimisation import autocast
 from cllmfs.runners import VoteSettings
 from cllmfs.schema import Document, LabelSet, Span
 from cllmfs.windows import resolve_conflicts, windows
+
+
+class Candidate(NamedTuple):
+    """A span that was decoded: offsets, type, probability of its path, log of its type's share in the vote."""
+
+    start: int
+    end: int
+    label: str
+    score: float
+    vote: float
+
+    def span(self, text: str, trust: Calibration) -> Span:
+        """The span with its confidence."""
+        score = trust.confidence(self.score, self.vote)
+        return Span(self.start, self.end, self.label, score, text[self.start : self.end])
 
 
 class Extractor:
@@ -68,8 +84,28 @@ class Extractor:
         Args:
             texts: any length, any script.
             labels: the types to ask.
-            calibration: turns scores into confidences and says which spans count; neither when not given.
+            calibration: turns scores and votes into confidences and says which spans count; neither when not given.
             threshold: replaces the calibration's thresholds.
+        """
+        trust = calibration or Calibration()
+        documents = []
+        for text, (found, count) in zip(texts, self.candidates(texts, labels, trust.vote > 0), strict=True):
+            kept = []
+            for span in (candidate.span(text, trust) for candidate in found):
+                if (span.score or 0.0) >= (trust.limit(span.label) if threshold is None else threshold):
+                    kept.append(span)
+            documents.append(Document(text, tuple(resolve_conflicts(kept, self.config.decode.nested)), count))
+        return documents
+
+    def candidates(
+        self, texts: Sequence[str], labels: LabelSet, voting: bool
+    ) -> list[tuple[tuple[Candidate, ...], int]]:
+        """All that was decoded of each text, conflicts of types and repetitions included, and its number of windows.
+
+        Args:
+            texts: any length, any script.
+            labels: the types to ask.
+            voting: let the contrastive similarities vote.
         """
         config = self.config.decode
         queries = self.queries(labels)
@@ -81,32 +117,24 @@ class Extractor:
             tokens = tokenize(self.backbone.tokenizer, text, config.edges)
             for part in windows(tokens, limit, config.overlap_tokens):
                 counts[number] += 1
-                sentence = tokens.slice(part.start, part.end)
-                for group in split_queries(queries, config.batch_tokens - len(sentence)):
-                    requests.append(Request(sentence, group))
-                    origins.append((number, (part.owns[0] - part.start, part.owns[1] - part.start)))
+                requests.append(Request(tokens.slice(part.start, part.end), queries))
+                origins.append((number, (part.owns[0] - part.start, part.owns[1] - part.start)))
+        voters = self._voters() if voting else None
         with autocast(self.backbone.device, self.config.train.precision):
             answers = decode(
-                self.backbone, self.builder, requests, config, bidirectional=self.bidirectional, voting=self._voting()
+                self.backbone, self.builder, requests, config, bidirectional=self.bidirectional, voting=voters
             )
-        trust = calibration or Calibration()
-        found: list[list[Span]] = [[] for _ in texts]
+        found: list[list[Candidate]] = [[] for _ in texts]
         for request, (number, owns), spans in zip(requests, origins, answers, strict=True):
             for span in spans:
-                score = trust.confidence(span.score)
-                if owns[0] <= span.first < owns[1] and score >= (
-                    trust.limit(span.label) if threshold is None else threshold
-                ):
-                    start, end = request.sentence.char_range(span.first, span.last)
-                    found[number].append(Span(start, end, span.label, score, texts[number][start:end]))
-        return [
-            Document(text, tuple(resolve_conflicts(spans, config.nested)), max(count, 1))
-            for text, spans, count in zip(texts, found, counts, strict=True)
-        ]
+                if owns[0] <= span.first < owns[1]:
+                    place = request.sentence.char_range(span.first, span.last)
+                    found[number].append(Candidate(*place, span.label, span.score, span.vote))
+        return [(tuple(of_text), max(count, 1)) for of_text, count in zip(found, counts, strict=True)]
 
-    def _voting(self) -> VoteSettings:
-        loss, weight = self.config.loss, self.config.decode.vote_weight
-        return VoteSettings(weight, self.backbone.layer_index(loss.contrastive_layer), loss.temperature)
+    def _voters(self) -> VoteSettings:
+        loss = self.config.loss
+        return VoteSettings(self.backbone.layer_index(loss.contrastive_layer), loss.temperature)
 
     def window(self, labels: LabelSet) -> int:
         """Sentence tokens read at once: what is set, within what the model's positions leave beside the query.

@@ -1,4 +1,4 @@
-"""Contrastive losses on hidden states, votes for decoding, and adversarial perturbations of input embeddings.
+"""Contrastive losses on hidden states, and votes on spans by the same similarities.
 
 Knows tensors only: hidden states, masks and index tensors, as gathered in :class:`ContrastiveBatch`. Knows no model, no
 configuration object, no tokeniser and no entity type beyond its number. Everything is computed in fp32, also inside an
@@ -244,47 +244,24 @@ def votes(anchors: Tensor, rows: Tensor, states: Tensor, threshold: Tensor, *, t
         return (_similarity(anchors, rows, states) - level[:, None]) / temperature
 
 
-def neftune_noise(embeds: Tensor, mask: Tensor, alpha: float, generator: torch.Generator | None = None) -> Tensor:
-    """Noise to add to input embeddings (NEFTune, arXiv 2310.05914): uniform in +-alpha / sqrt(length x width).
+def span_votes(cast: Tensor, first: Tensor, last: Tensor, types: Tensor) -> Tensor:
+    """How the similarities share a span out among its type, the other types asked, and no entity at all.
+
+    A type's logit is the mean of what :func:`votes` gives its anchor at the span's first and last token; that of no
+    entity is 0. Several layers are asked apart, and their answers averaged.
 
     Args:
-        embeds: ``[B, T, d]``; only shape, dtype and device are read.
-        mask: ``[B, T]`` bool, real tokens; the length of a row is their number.
-        alpha: magnitude.
-        generator: source of the noise, on any device.
+        cast: ``[K, T, n]``, the votes of K layers and all T types asked of one sentence.
+        first: ``[S]`` long, first tokens of spans.
+        last: ``[S]`` long, last tokens, inclusive.
+        types: ``[S]`` long, the type of each span, counted along ``cast``.
 
     Returns:
-        ``[B, T, d]`` in the dtype of ``embeds``, without graph; 0 at padding.
+        ``[S]`` fp32, the log of the share of the span's own type, at most 0.
     """
-    device = embeds.device if generator is None else generator.device
-    noise = torch.rand(embeds.shape, generator=generator, device=device, dtype=torch.float32).to(embeds.device) * 2 - 1
-    scale = alpha / (mask.sum(1).clamp(min=1).float() * embeds.shape[2]).sqrt()
-    return (noise * scale[:, None, None]).masked_fill(~mask[..., None], 0.0).to(embeds.dtype)
-
-
-@torch.no_grad()
-def fgm_perturbation(gradient: Tensor, mask: Tensor, epsilon: float) -> Tensor:
-    """The step of L2 norm ``epsilon`` up the gradient of the loss, one row at a time (arXiv 1605.07725).
-
-    Args:
-        gradient: ``[B, T, d]``, of the loss by the input embeddings.
-        mask: ``[B, T]`` bool, real tokens; the rest of the gradient is ignored.
-        epsilon: norm of a row's perturbation.
-
-    Returns:
-        ``[B, T, d]`` in the dtype of ``gradient``, without graph; 0 at padding, and for a row whose gradient is all 0
-        or anywhere not finite.
-    """
-    if gradient.numel() == 0:
-        return torch.zeros_like(gradient)
-    real = gradient.float().masked_fill(~mask[..., None], 0.0)
-    usable = real.isfinite().all(2).all(1)[:, None, None]
-    real = real.masked_fill(~usable, 0.0)
-    # Scaled by the largest entry before squaring: gradients may be tiny or, under loss scaling, huge.
-    largest = real.abs().amax((1, 2), keepdim=True)
-    real = real / largest.masked_fill(largest == 0, 1.0)
-    norm = real.square().sum((1, 2), keepdim=True).sqrt()
-    return (epsilon * real / norm.masked_fill(norm == 0, 1.0)).to(gradient.dtype)
+    logits = (cast[:, :, first] + cast[:, :, last]).float() / 2  # [K, T, S]
+    shares = F.pad(logits, (0, 0, 0, 1)).log_softmax(1)
+    return shares[:, types, torch.arange(len(types), device=types.device)].mean(0)
 
 
 def _check(form: str, temperature: float) -> None:

@@ -14,8 +14,9 @@ from transformers import DynamicCache
 
 from cllmfs.batching import IGNORE, PADDING, Batch, tree_mask
 from cllmfs.config import LossConfig
-from cllmfs.losses import ContrastiveBatch, contrastive_loss, cross_view, fgm_perturbation, neftune_noise
+from cllmfs.losses import ContrastiveBatch, contrastive_loss, cross_view
 from cllmfs.model import Backbone, Hidden
+from cllmfs.perturbations import fgm_perturbation, neftune_noise
 
 
 @dataclass

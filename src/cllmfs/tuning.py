@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -19,10 +20,10 @@ from cllmfs.augmentation import mention_pool, swap_mentions
 from cllmfs.calibration import Calibration, Judged, fit_calibration
 from cllmfs.config import Config
 from cllmfs.evaluation import Scores, evaluate_spans
-from cllmfs.extraction import Extractor
+from cllmfs.extraction import Candidate, Extractor
 from cllmfs.optimisation import Optimisation
 from cllmfs.replay import Replay
-from cllmfs.schema import Document, Example, LabelSet
+from cllmfs.schema import Example, LabelSet
 from cllmfs.training import (
     Progress,
     Shot,
@@ -33,6 +34,9 @@ from cllmfs.training import (
     choose_steps,
     prepare_shots,
 )
+from cllmfs.windows import resolve_conflicts
+
+_Found = TypeVar("_Found")
 
 _SHARES = (1.0, 0.5, 0.25, 0.0)  # of the trained update, tried on a dev set beside the usual share
 _PART_SHARES = (1.0, 0.8, 0.5)  # tried on a part left out of many shots; models of half of few shots want less of it
@@ -156,15 +160,12 @@ class Adaptation:
 
     def score(self, examples: Sequence[Example]) -> Scores:
         """Strict scores with the backbone as it is and the calibration expected."""
-        return evaluate_spans(examples, self._extract(examples, self.prior), self.labels, scenarios=False)
+        found = self._in_chunks(examples, lambda texts: self.extractor.extract(texts, self.labels, self.prior))
+        return evaluate_spans(examples, found, self.labels, scenarios=False)
 
-    def _extract(self, examples: Sequence[Example], calibration: Calibration | None) -> list[Document]:
+    def _in_chunks(self, examples: Sequence[Example], extract: Callable[[list[str]], list[_Found]]) -> list[_Found]:
         texts = [example.text for example in examples]
-        return [
-            document
-            for start in range(0, len(texts), _CHUNK)
-            for document in self.extractor.extract(texts[start : start + _CHUNK], self.labels, calibration)
-        ]
+        return [found for start in range(0, len(texts), _CHUNK) for found in extract(texts[start : start + _CHUNK])]
 
     def _trainer(
         self,
@@ -229,13 +230,22 @@ class Adaptation:
         judged: dict[float, list[Judged]] = {}
         for share in dict.fromkeys(shares):
             self.extractor.backbone.scale_lora(share)
+            found = self._in_chunks(
+                examples, lambda texts: self.extractor.candidates(texts, self.labels, self.prior.vote > 0)
+            )
             judged[share] = [
-                Judged(span.score or 0.0, span.key in gold, span.label)
-                for example, document in zip(examples, self._extract(examples, None), strict=True)
+                Judged(winner.score, (winner.start, winner.end, winner.label) in gold, winner.label, winner.vote)
+                for example, (candidates, _) in zip(examples, found, strict=True)
                 for gold in [{span.key for span in example.spans}]
-                for span in document.spans
+                for winner in self._winners(example.text, candidates)
             ]
         return _Trial(judged, Counter(span.label for example in examples for span in example.spans))
+
+    def _winners(self, text: str, candidates: Sequence[Candidate]) -> list[Candidate]:
+        """Those that stay when conflicts are settled by the confidences expected."""
+        expected = {span.key: (span, one) for one in candidates for span in [one.span(text, self.prior)]}
+        kept = resolve_conflicts([span for span, _ in expected.values()], self.config.decode.nested)
+        return [expected[span.key][1] for span in kept]
 
     def _choose(self, trial: _Trial, usual: float) -> tuple[float, Calibration, float]:
         """The share with the highest F1 on the sentences left out, its calibration and that F1.
@@ -248,7 +258,8 @@ class Adaptation:
         options: list[tuple[float, float, Calibration, float]] = []
         for share, judged in trial.judged.items():
             calibration = fit_calibration(judged, trial.gold, self.prior, _LIFT * trial.missed)
-            kept = [one for one in judged if calibration.confidence(one.score) >= calibration.limit(one.label)]
+            trusted = [(calibration.confidence(one.score, one.vote), one) for one in judged]
+            kept = [one for confidence, one in trusted if confidence >= calibration.limit(one.label)]
             right = sum(one.right for one in kept)
             f1 = 2 * right / (len(kept) + total) if total else 0.0
             options.append((f1 + (chance if share == usual else 0.0), share, calibration, f1))
@@ -268,13 +279,18 @@ def choose_share(shots: int, base_f1: float) -> float:
 def prior_calibration(config: Config) -> Calibration:
     """What the settings expect of a trained model's scores before anything is measured."""
     expected = config.calibrate
-    return Calibration(expected.slope, expected.shift, expected.threshold)
+    return Calibration(expected.slope, expected.shift, expected.threshold, vote=expected.vote)
 
 
 def zero_shot_calibration(config: Config) -> Calibration:
     """What the settings expect of an untrained base's scores."""
     expected = config.calibrate
-    return Calibration(expected.zero_shot_slope, expected.zero_shot_shift, expected.zero_shot_threshold)
+    return Calibration(
+        expected.zero_shot_slope,
+        expected.zero_shot_shift,
+        expected.zero_shot_threshold,
+        vote=expected.zero_shot_vote,
+    )
 
 
 def fold_examples(examples: Sequence[Example], folds: int, seed: int) -> list[list[int]]:
