@@ -79,7 +79,7 @@ MODES = {
     "token, nested": ("decode.edges=token", "decode.nested=true"),
     "no tree": ("prompt.tree=off",),
     "type first": ("prompt.order=type-first", "decode.edges=token"),
-    "best opening, votes": ("decode.opening=best", "calibrate.zero_shot_vote=2"),
+    "best opening, votes": ("decode.opening=best", "calibrate.vote=2"),
     "small windows": ("decode.window_tokens=12", "decode.overlap_tokens=4", "decode.batch_tokens=64"),
 }
 
@@ -160,7 +160,7 @@ def test_a_giant_word_is_no_obstacle_to_training(tiny_base: Path) -> None:
 
 def test_200_labels(tiny_base: Path) -> None:
     labels = [f"kind {number} of thing" for number in range(200)]
-    alone = "calibrate.zero_shot_vote=0"  # all types asked share in a vote
+    alone = "calibrate.vote=0"  # all types asked share in a vote
     made = recognizer(tiny_base, "decode.end_bias=-2", "decode.nested=true", alone, labels=labels)
     document = made.predict("Ada met Bo.")
     assert_grounded(document, nested=True)

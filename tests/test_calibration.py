@@ -65,8 +65,9 @@ def test_confidence_is_a_line_on_the_log_odds(slope: float, shift: float, score:
 
 def test_a_vote_is_weighed_beside_the_log_odds() -> None:
     made = Calibration(0.5, math.log(2), vote=2.0)
-    assert made.confidence(0.2) == pytest.approx(0.5)
-    assert made.confidence(0.2, math.log(0.5)) == pytest.approx(0.2)  # odds 1 become 1/4
+    assert made.confidence(0.2, math.log(1 / 8)) == pytest.approx(0.5)
+    assert made.confidence(0.2, math.log(1 / 16)) == pytest.approx(0.2)  # odds 1 become 1/4
+    assert made.confidence(0.2, math.log(1 / 4)) == pytest.approx(0.8)
     assert Calibration().confidence(0.3, -5.0) == 0.3
 
 
@@ -99,9 +100,10 @@ def test_many_spans_show_what_votes_weigh(vote: float) -> None:
     judged = []
     for _ in range(6000):
         x, cast = draw.uniform(-4, 4), -draw.expovariate(0.4)
-        judged.append(Judged(logistic(x), draw.random() < logistic(0.6 * x + vote * cast + 1.0), "person", cast))
+        right = logistic(0.6 * x + vote * (cast + math.log(8)) - 0.5)
+        judged.append(Judged(logistic(x), draw.random() < right, "person", cast))
     made = fit_calibration(judged, {"person": 3000}, Calibration(0.4, 0.0, 0.2, vote=0.3))
-    assert (made.slope, made.vote, made.shift) == pytest.approx((0.6, vote, 1.0), abs=0.1)
+    assert (made.slope, made.vote, made.shift) == pytest.approx((0.6, vote, -0.5), abs=0.1)
     without = fit_calibration(judged, {"person": 3000}, Calibration(0.4, 0.0, 0.2))
     assert without.vote == 0.0
 
@@ -142,7 +144,7 @@ def test_no_other_map_explains_the_spans_and_the_prior_better(judged: list[Judge
     def cost(slope: float, vote: float, shift: float) -> float:
         moved = (slope - prior.slope) / 0.25, (vote - prior.vote) / 0.15, (shift - prior.shift) / 0.5
         signs = [1 if one.right else -1 for one in judged]
-        values = [slope * log_odds(one.score) + vote * one.vote + shift for one in judged]
+        values = [slope * log_odds(one.score) + vote * (one.vote + math.log(8)) + shift for one in judged]
         misses = (math.log1p(math.exp(-sign * value)) for sign, value in zip(signs, values, strict=True))
         return sum(move**2 / 2 for move in moved) + sum(misses)
 

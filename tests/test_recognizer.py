@@ -420,7 +420,7 @@ def test_scores_are_calibrated_confidences(certain: Callable[..., EntityRecogniz
 
 @pytest.mark.usefixtures("certain")
 def test_the_expected_calibration_of_a_base_holds_before_anything_is_fitted(tiny_base: Path) -> None:
-    expected = ("zero_shot_slope=1", "zero_shot_shift=-0.4", "zero_shot_threshold=0.3", "zero_shot_vote=0")
+    expected = ("zero_shot_slope=1", "zero_shot_shift=-0.4", "zero_shot_threshold=0.3", "vote=0")
     expected = tuple(f"calibrate.{setting}" for setting in expected)
     recognizer = EntityRecognizer(str(tiny_base), labels=["person", "place"], config=config(*expected))
     assert recognizer.calibration == Calibration(1.0, -0.4, 0.3)

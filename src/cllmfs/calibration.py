@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from cllmfs.errors import ModelError
 
 _LEAST = 1e-6  # scores are kept this far from 0 and 1, where log-odds end
+_EVEN = math.log(1 / 8)  # a vote that speaks neither for a span nor against it
 _HAIR = 1e-4  # the same span's confidence may differ by less, once an adapter is merged
 _LABEL_MENTIONS = 20  # gold mentions at which a label's own threshold weighs as much as the one of all labels
 _SLOPE_SD, _VOTE_SD, _SHIFT_SD = 0.25, 0.15, 0.5  # how far the fitted map may lie from the prior
@@ -35,10 +36,11 @@ class Calibration:
 
     Attributes:
         slope: factor on a score's log-odds, the inverse of a temperature; above 0.
-        vote: weight of the contrastive vote, a log-probability, beside them; 0 or above.
-        shift: added to both.
+        shift: added to them.
         threshold: confidence from which a span is reported, in [0, 1].
         thresholds: the same for single labels, where the shots allow to tell.
+        vote: weight of the contrastive vote, beside the log-odds; 0 or above. A vote is the log of a share and counts
+            by how far it lies from that of an eighth.
     """
 
     slope: float = 1.0
@@ -51,7 +53,7 @@ class Calibration:
         """The calibrated probability that a span of this score and vote is right."""
         if (self.slope, self.shift, self.vote) == (1.0, 0.0, 0.0):
             return score
-        return _logistic(self.slope * _log_odds(score) + self.vote * vote + self.shift)
+        return _logistic(self.slope * _log_odds(score) + self.vote * (vote - _EVEN) + self.shift)
 
     def limit(self, label: str) -> float:
         """The confidence from which a span of the label is reported."""
@@ -176,7 +178,7 @@ def _fit_map(judged: Sequence[Judged], prior: Calibration) -> Calibration:
     """
     expected, spread = [prior.slope, prior.vote, prior.shift], [_SLOPE_SD, _VOTE_SD, _SHIFT_SD]
     free = [0, 1, 2] if prior.vote > 0 else [0, 2]
-    points = [(_log_odds(one.score), one.vote, 1.0) for one in judged]
+    points = [(_log_odds(one.score), one.vote - _EVEN, 1.0) for one in judged]
     found = list(expected)
     for _ in range(50):
         gradient = [(found[i] - expected[i]) / spread[i] ** 2 for i in free]

@@ -198,16 +198,15 @@ class CalibrateConfig(_Section):
     slope: float = knob(
         0.42, "factor on the log-odds of a score (the inverse of a temperature), expected before fitting", low=0.01
     )
+    shift: float = knob(-0.55, "added to the log-odds of a score, expected before fitting")
     vote: float = knob(
-        0.42,
+        0.5,
         "weight of the contrastive vote on a span (the log of its type's share by the similarity of hidden states) "
-        "beside its score's log-odds, expected before fitting; 0 lets nothing vote",
+        "beside its score's log-odds, expected before fitting and of a base without shots; 0 lets nothing vote",
         low=0.0,
     )
-    shift: float = knob(-0.55, "added to the weighted log-odds and vote, expected before fitting")
     threshold: float = knob(0.2, "confidence from which a span is reported, expected before fitting", low=0.0, high=1.0)
     zero_shot_slope: float = knob(0.35, "slope of a base without shots", low=0.01)
-    zero_shot_vote: float = knob(0.3, "weight of the vote of a base without shots", low=0.0)
     zero_shot_shift: float = knob(-1.2, "shift of a base without shots")
     zero_shot_threshold: float = knob(0.15, "threshold of a base without shots", low=0.0, high=1.0)
 

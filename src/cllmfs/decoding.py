@@ -86,7 +86,7 @@ def decode(
         for row in builder.rows(request.sentence, queries, index)
     ]
     found: list[list[TokenSpan]] = [[] for _ in requests]
-    cast: list[dict[str, Tensor]] = [{} for _ in requests]  # [2, n] votes by type
+    cast: list[dict[str, Tensor]] = [{} for _ in requests]  # [n] votes by type
     make_runner = CachedRunner if cached and backbone.takes_trees() else PlainRunner
     with backbone.at_rest():
         for group in pack(rows, config.batch_tokens):
@@ -97,18 +97,18 @@ def decode(
                 found[row.index] += spans
             if votes is not None:
                 for number, (line, label) in enumerate(zip(batch.anchors[:, 0].tolist(), batch.labels, strict=True)):
-                    cast[group[line].index][label] = votes[:, number, : len(group[line].sentence)]
+                    cast[group[line].index][label] = votes[number, : len(group[line].sentence)]
     return [_in_order(found[index], cast[index], request.queries) for index, request in enumerate(requests)]
 
 
 def _in_order(spans: list[TokenSpan], cast: dict[str, Tensor], queries: Sequence[TypeQuery]) -> list[TokenSpan]:
-    """The spans by type and place, with the votes [2, n] that all types asked have cast."""
+    """The spans by type and place, with the votes [n] that all types asked have cast."""
     order = {query.label: number for number, query in enumerate(queries)}
     spans = sorted(spans, key=lambda span: (order[span.label], span.first, span.last))
     if not (spans and cast):
         return spans
     places = torch.tensor([(span.first, span.last, order[span.label]) for span in spans]).unbind(1)
-    shares = span_votes(torch.stack([cast[label] for label in order], dim=1), *places)
+    shares = span_votes(torch.stack([cast[label] for label in order]), *places)
     return [replace(span, vote=vote) for span, vote in zip(spans, shares.tolist(), strict=True)]
 
 
@@ -131,7 +131,7 @@ class _Branch:
 def _decode_batch(
     runner: Runner, builder: RowBuilder, batch: Batch, config: DecodeConfig, voting: VoteSettings | None
 ) -> tuple[list[list[TokenSpan]], Tensor | None]:
-    """Spans of each row, and the votes [2, A, n] of its branches, if there are any."""
+    """Spans of each row, and the votes [A, n] of its branches, if there are any."""
     logits, votes = runner.first(voting)
     branches: list[_Branch] = []
     for r, row in enumerate(batch.rows):

@@ -248,10 +248,10 @@ def span_votes(cast: Tensor, first: Tensor, last: Tensor, types: Tensor) -> Tens
     """How the similarities share a span out among its type, the other types asked, and no entity at all.
 
     A type's logit is the mean of what :func:`votes` gives its anchor at the span's first and last token; that of no
-    entity is 0. Several layers are asked apart, and their answers averaged.
+    entity is 0.
 
     Args:
-        cast: ``[K, T, n]``, the votes of K layers and all T types asked of one sentence.
+        cast: ``[T, n]``, the votes of all T types asked of one sentence.
         first: ``[S]`` long, first tokens of spans.
         last: ``[S]`` long, last tokens, inclusive.
         types: ``[S]`` long, the type of each span, counted along ``cast``.
@@ -259,9 +259,9 @@ def span_votes(cast: Tensor, first: Tensor, last: Tensor, types: Tensor) -> Tens
     Returns:
         ``[S]`` fp32, the log of the share of the span's own type, at most 0.
     """
-    logits = (cast[:, :, first] + cast[:, :, last]).float() / 2  # [K, T, S]
-    shares = F.pad(logits, (0, 0, 0, 1)).log_softmax(1)
-    return shares[:, types, torch.arange(len(types), device=types.device)].mean(0)
+    logits = (cast[:, first] + cast[:, last]).float() / 2  # [T, S]
+    shares = F.pad(logits, (0, 0, 0, 1)).log_softmax(0)
+    return shares[types, torch.arange(len(types), device=types.device)]
 
 
 def _check(form: str, temperature: float) -> None:

@@ -25,7 +25,7 @@ from cllmfs.objective import contrastive_states, run
 
 @dataclass(frozen=True)
 class VoteSettings:
-    """The ``layer`` and ``temperature`` that the contrastive objective worked with; the last layer votes beside it."""
+    """The ``layer`` and ``temperature`` that the contrastive objective worked with."""
 
     layer: int
     temperature: float
@@ -43,7 +43,7 @@ class Runner(Protocol):
     """What answers are decoded on; arrays of A branches, C candidates and n sentence tokens."""
 
     def first(self, voting: VoteSettings | None) -> tuple[np.ndarray, Tensor | None]:
-        """Logits [A, C] where each branch's answer opens, and the votes [2, A, n] of both layers, on the CPU."""
+        """Logits [A, C] where each branch's answer opens, and the votes [A, n] of each, on the CPU."""
 
     def feed(self, active: Sequence[Emitting], guesses: Sequence[Sequence[int]]) -> np.ndarray:
         """Logits [len(active), K, C] after the last token that each active branch emitted, and after each guess.
@@ -108,7 +108,7 @@ class _Reader:
         self.bidirectional = bidirectional
 
     def first(self, voting: VoteSettings | None) -> tuple[np.ndarray, Tensor | None]:
-        """As :meth:`Runner.first`: logits of shape [A, C], votes of shape [2, A, n]."""
+        """As :meth:`Runner.first`: logits of shape [A, C], votes of shape [A, n]."""
         backbone, batch = self.backbone, self.batch
         layer = None if voting is None else voting.layer
         hidden = run(backbone, batch, self.bidirectional, layer, cache=self.tree)
@@ -116,9 +116,9 @@ class _Reader:
         logits = backbone.project(hidden.last[rows, columns][:, None], batch.candidates[rows])[:, 0]
         if hidden.layer is None or voting is None:
             return logits.cpu().numpy(), None
-        views = [contrastive_states(batch, states) for states in (hidden.layer, hidden.last)]
-        cast = [votes(v.anchors, v.rows, v.states, v.threshold, temperature=voting.temperature) for v in views]
-        return logits.cpu().numpy(), torch.stack(cast).cpu()
+        view = contrastive_states(batch, hidden.layer)
+        cast = votes(view.anchors, view.rows, view.states, view.threshold, temperature=voting.temperature)
+        return logits.cpu().numpy(), cast.cpu()
 
 
 class CachedRunner(_Reader):

@@ -285,12 +285,8 @@ def prior_calibration(config: Config) -> Calibration:
 def zero_shot_calibration(config: Config) -> Calibration:
     """What the settings expect of an untrained base's scores."""
     expected = config.calibrate
-    return Calibration(
-        expected.zero_shot_slope,
-        expected.zero_shot_shift,
-        expected.zero_shot_threshold,
-        vote=expected.zero_shot_vote,
-    )
+    slope, shift, threshold = expected.zero_shot_slope, expected.zero_shot_shift, expected.zero_shot_threshold
+    return Calibration(slope, shift, threshold, vote=expected.vote)
 
 
 def fold_examples(examples: Sequence[Example], folds: int, seed: int) -> list[list[int]]:

@@ -4,8 +4,8 @@
     python training/mini/train.py --data DATA --start runs/mini-start --output runs/mini
     python training/mini/export.py runs/mini --output src/cllmfs/mini
 
-Settings come from ``config.toml`` beside this file. The run is logged to ``OUTPUT/log.jsonl``, saved every few hundred
-steps and resumes from its last checkpoint when called again.
+Settings come from ``config.toml`` beside this file; ``--set job.steps=1400`` changes one. The run is logged to
+``OUTPUT/log.jsonl``, saved every few hundred steps and resumes from its last checkpoint when called again.
 """
 
 from __future__ import annotations
@@ -28,6 +28,27 @@ from cllmfs.model import Backbone
 from cllmfs.optimisation import Optimisation
 
 CONFIG = Path(__file__).with_name("config.toml")
+
+
+def read_settings(path: Path, changes: Sequence[str] = ()) -> dict:
+    """The settings of a file, with some of them changed: each change is a line of TOML, ``section.name = value``.
+
+    Raises:
+        SystemExit: if a change is no such line, or the file has no such setting.
+    """
+    settings = tomllib.loads(path.read_text(encoding="utf-8"))
+    for change in changes:
+        try:
+            changed = tomllib.loads(change)
+        except tomllib.TOMLDecodeError as error:
+            raise SystemExit(f"a change is a line of TOML, such as job.steps=1400, got {change!r}: {error}") from error
+        for section, values in changed.items():
+            known = settings.get(section, {})
+            if not isinstance(values, dict) or set(values) - set(known):
+                names = ", ".join(f"{section}.{name}" for section, names in settings.items() for name in names)
+                raise SystemExit(f"there is no such setting: {change!r}; there are {names}")
+            known.update(values)
+    return settings
 
 
 def rows_of(query: Query, backbone: Backbone, builder: RowBuilder, index: int, limit: int) -> list:
@@ -103,6 +124,7 @@ if __name__ == "__main__":
     parser.add_argument("--start", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--config", type=Path, default=CONFIG)
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.NAME=VALUE")
     parser.add_argument("--stop-after", type=float, default=float("inf"), metavar="SECONDS")
     parser.add_argument(
         "--until", type=int, metavar="STEP", help="stop there; the schedule stays that of the whole run"
@@ -112,7 +134,7 @@ if __name__ == "__main__":
         arguments.data,
         arguments.start,
         arguments.output,
-        tomllib.loads(arguments.config.read_text(encoding="utf-8")),
+        read_settings(arguments.config, arguments.set),
         arguments.stop_after,
         arguments.until,
     )
