@@ -146,6 +146,31 @@ def test_time_is_the_median_of_the_runs() -> None:
     assert report.costs({"b": systems["b"]}) == []
 
 
+def test_learning_over_time_is_told_of_timed_runs() -> None:
+    of = [
+        (5, 0, 30.0, 10.0),
+        (5, 1, 40.0, 30.0),
+        (5, 2, 80.0, 31.0),
+        (1, 0, 20.0, 4.0),
+        (1, 1, 99.0, None),
+        (0, 0, 7, 0.1),
+    ]
+    runs = [Run("alpha", k, seed, f1, 10, f"{k}-{seed}", train_seconds=seconds) for k, seed, f1, seconds in of]
+    assert results.timed(runs, "alpha") == [(1, 4.0, 20.0), (5, 30.0, 50.0)]
+    assert results.timed(runs, "beta") == []
+
+
+def test_learning_over_time_is_drawn_where_runs_were_timed(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    folder = put(tmp_path / "results", RUNS[1], RUNS[5])
+    report.write_report(folder, tmp_path / "page.md")
+    assert not (tmp_path / "page_times.png").exists()
+    path = next((folder / "cllmfs").glob("*/*.json"))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "seconds": {"train": 20.0, "predict": 2.0}}))
+    report.write_report(folder, tmp_path / "page.md")
+    assert (tmp_path / "page_times.png").is_file() and "(page_times.png)" in (tmp_path / "page.md").read_text()
+
+
 def test_what_a_result_says_beside_f1_is_read(tmp_path: Path) -> None:
     folder = put(tmp_path, RUNS[1])
     path = folder / "cllmfs" / "alpha" / "test-5-shot-0.json"

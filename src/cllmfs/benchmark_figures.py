@@ -1,4 +1,4 @@
-"""Results of a benchmark as pictures: learning curves, differences with their intervals, reliability.
+"""Results of a benchmark as pictures: learning curves over shots and time, differences with intervals, reliability.
 
 Knows results; knows nothing of the page. Needs matplotlib when it draws.
 """
@@ -18,6 +18,7 @@ from cllmfs.benchmark_results import (
     curve,
     measured,
     pooled_bins,
+    timed,
     zero_shot_systems,
 )
 from cllmfs.errors import ConfigError
@@ -50,8 +51,6 @@ def plot_curves(systems: Systems, path: Path) -> None:
     systems = dict(list(systems.items())[: len(STYLES)])
     datasets, ks = measured(systems)
     figure, panels = _panels(datasets)
-    from matplotlib.lines import Line2D
-
     for panel, dataset in zip(panels, datasets, strict=True):
         _draw_curves(panel, systems, dataset)
     ticks = sorted({*TICKS, *ks})
@@ -59,16 +58,31 @@ def plot_curves(systems: Systems, path: Path) -> None:
     panels[0].set_xticks(ticks, [str(tick) for tick in ticks])
     figure.supxlabel("k: mentions of each type to learn from", fontsize=8)
     figure.supylabel("strict F1 in per cent", fontsize=8)
-    handles = [
-        Line2D([], [], color=color, marker=marker, markersize=4, linewidth=1.5, label=name)
-        for name, (color, marker) in zip(systems, STYLES, strict=False)
-    ]
-    handles += [
-        Line2D([], [], color=color, linestyle=DASHES, linewidth=1.2, label=f"{name}, zero-shot")
-        for name, (color, _) in zip(systems, STYLES, strict=False)
-        if name in zero_shot_systems(systems)
-    ]
-    _save(figure, handles, path)
+    _save(figure, [*_lines(systems), *_lines(systems, zero_shot_systems(systems))], path)
+
+
+def plot_times(systems: Systems, path: Path) -> None:
+    """Draw F1 over the seconds of learning into a PNG file, a panel for each data set; points bear their k.
+
+    Raises:
+        ConfigError: if matplotlib is missing.
+    """
+    systems = dict(list(systems.items())[: len(STYLES)])
+    datasets = measured(systems)[0]
+    figure, panels = _panels(datasets)
+    for panel, dataset in zip(panels, datasets, strict=True):
+        for runs, (color, marker) in reversed(list(zip(systems.values(), STYLES, strict=False))):
+            points = timed(runs, dataset)
+            seconds, f1s = [each for _, each, _ in points], [f1 for _, _, f1 in points]
+            panel.plot(seconds, f1s, color=color, marker=marker, markersize=3.5, linewidth=1.2)
+            for k, *at in points:
+                panel.annotate(str(k), at, (3, -7), textcoords="offset points", fontsize=5.5, color=color)
+        panel.set_xscale("log")
+        _dress(panel, dataset)
+        panel.set_ylim(bottom=0)
+    figure.supxlabel("seconds of learning", fontsize=8)
+    figure.supylabel("strict F1 in per cent", fontsize=8)
+    _save(figure, _lines(systems), path)
 
 
 def plot_reliability(runs: Sequence[Run], path: Path) -> None:
@@ -122,6 +136,19 @@ def plot_differences(systems: Systems, baseline: str, path: Path) -> None:
     panels[0].set_ylim(len(names) - 0.5, -0.5)
     figure.supxlabel(f"strict F1 in points, less {baseline}", fontsize=8)
     _save(figure, [], path)
+
+
+def _lines(systems: Systems, zero_shot: Sequence[str] | None = None) -> list[Any]:
+    """The legend's lines, one for each system; dashed ones for those named in ``zero_shot``, if it is given."""
+    from matplotlib.lines import Line2D
+
+    made = []
+    for name, (color, marker) in zip(systems, STYLES, strict=False):
+        if zero_shot is None:
+            made.append(Line2D([], [], color=color, marker=marker, markersize=4, linewidth=1.5, label=name))
+        elif name in zero_shot:
+            made.append(Line2D([], [], color=color, linestyle=DASHES, linewidth=1.2, label=f"{name}, zero-shot"))
+    return made
 
 
 def _name(k: int) -> str:

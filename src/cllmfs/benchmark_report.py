@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cllmfs.benchmark_figures import STYLES, plot_curves, plot_differences, plot_reliability
-from cllmfs.benchmark_results import Run, Systems, check, compared, measured, read_results
+from cllmfs.benchmark_figures import STYLES, plot_curves, plot_differences, plot_reliability, plot_times
+from cllmfs.benchmark_results import Run, Systems, check, compared, measured, read_results, timed
 from cllmfs.benchmark_tables import (
     MISSING,
     calibration_table,
@@ -23,7 +23,7 @@ from cllmfs.benchmark_tables import (
 from cllmfs.errors import ConfigError, DataError
 from cllmfs.evaluation import PAPER_LINE_NOTE
 
-CURVES, DIAGRAMS, DISTANCES = "curves", "reliability", "differences"  # the pictures
+CURVES, DIAGRAMS, DISTANCES, TIMES = "curves", "reliability", "differences", "times"  # the pictures
 
 
 def markdown(systems: Systems, baseline: str, split: str, pictures: Mapping[str, str] | None = None) -> str:
@@ -65,6 +65,9 @@ def markdown(systems: Systems, baseline: str, split: str, pictures: Mapping[str,
         parts.append("## Time")
         parts.append("Medians over all runs, on whatever else the machine was doing: orders of magnitude.")
         parts.append(pipes(seconds))
+    if TIMES in shown:
+        parts.append(f"![Strict F1 over seconds of learning, a panel for each data set]({shown[TIMES]})")
+        parts.append("Numbers beside the points: k.")
     if strings := paper_line_table(systems):
         parts.append("## The paper line's protocol")
         parts.append(f"F1 in per cent of the runs whose results hold it: {PAPER_LINE_NOTE}.")
@@ -135,7 +138,7 @@ def _draw(systems: Systems, baseline: str, page: Path) -> dict[str, str]:
     """Draw the pictures that the results allow; their names."""
     confident = next((runs for runs in systems.values() if any(run.bins for run in runs)), [])
     paths = {CURVES: page.with_suffix(".png")}
-    paths |= {kind: page.with_name(f"{page.stem}_{kind}.png") for kind in (DISTANCES, DIAGRAMS)}
+    paths |= {kind: page.with_name(f"{page.stem}_{kind}.png") for kind in (DISTANCES, DIAGRAMS, TIMES)}
     drawn = []
     if measured(systems)[1]:
         plot_curves(systems, paths[CURVES])
@@ -146,4 +149,7 @@ def _draw(systems: Systems, baseline: str, page: Path) -> dict[str, str]:
     if confident:
         plot_reliability(confident, paths[DIAGRAMS])
         drawn.append(DIAGRAMS)
+    if any(timed(runs, dataset) for runs in systems.values() for dataset in measured(systems)[0]):
+        plot_times(systems, paths[TIMES])
+        drawn.append(TIMES)
     return {kind: paths[kind].name for kind in drawn}

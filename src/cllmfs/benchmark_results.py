@@ -6,6 +6,7 @@ Knows the results folder; knows nothing of pages and pictures.
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -209,6 +210,17 @@ def curve(runs: Sequence[Run], dataset: str) -> list[tuple[int, Cell]]:
     """The cells of a data set by k, from 1 shot on."""
     ks = sorted({run.k for run in runs if run.dataset == dataset and run.k})
     return [(k, one) for k in ks if (one := cell(runs, dataset, k))]
+
+
+def timed(runs: Sequence[Run], dataset: str) -> list[tuple[int, float, float]]:
+    """k, median seconds of learning and mean F1 of a data set's runs with shots, those that were timed."""
+    chosen = [run for run in runs if run.dataset == dataset and run.k and run.train_seconds is not None]
+    found = []
+    for k in sorted({run.k for run in chosen}):
+        same = [run for run in chosen if run.k == k]
+        seconds = statistics.median(run.train_seconds or 0.0 for run in same)
+        found.append((k, seconds, statistics.fmean(run.f1 for run in same)))
+    return found
 
 
 def pooled_bins(runs: Iterable[Run], dataset: str, k: int) -> list[Bin]:
