@@ -1,4 +1,4 @@
-"""Losses and votes against slow references that loop over plain numbers, and on degenerate batches."""
+"""Losses against slow references that loop over plain numbers, and on degenerate batches."""
 
 from __future__ import annotations
 
@@ -18,8 +18,6 @@ from cllmfs.losses import (
     ContrastiveBatch,
     contrastive_loss,
     cross_view,
-    span_votes,
-    votes,
 )
 
 Vector = list[float]
@@ -116,6 +114,16 @@ class Plain:
         valid = self.valid[self.rows[anchor]]
         return 0 <= position < len(valid) and valid[position]
 
+    def peers(self, anchor: int) -> list[Gold]:
+        """All gold spans of the anchor's row."""
+        return [(b, i, j) for b, i, j in self.spans if self.rows[b] == self.rows[anchor]]
+
+    def near(self, anchor: int, first: int, last: int) -> set[tuple[int, int]]:
+        """The near misses of a span."""
+        near = {(first + x, last + y) for x in (-1, 0, 1) for y in (-1, 0, 1)} | {(first, first), (last, last)}
+        near = {(i, j) for i, j in near if i <= j and self.real(anchor, i) and self.real(anchor, j)}
+        return near - {(i, j) for _, i, j in self.peers(anchor)}
+
     def pool(self, anchor: int, first: int, last: int) -> Vector:
         tokens = self.states[self.rows[anchor]][first : last + 1]
         return [sum(column) / len(tokens) for column in zip(*tokens, strict=True)]
@@ -151,10 +159,7 @@ def slow_infonce(batch: ContrastiveBatch, tau: float) -> float:
 def slow_span(batch: ContrastiveBatch, tau: float) -> float:
     plain, costs = Plain(batch), []
     for a, first, last in plain.spans:
-        peers = [(b, i, j) for b, i, j in plain.spans if plain.rows[b] == plain.rows[a]]
-        near = {(first + x, last + y) for x in (-1, 0, 1) for y in (-1, 0, 1)} | {(first, first), (last, last)}
-        near = {(i, j) for i, j in near if i <= j and plain.real(a, i) and plain.real(a, j)}
-        near -= {(i, j) for _, i, j in peers}
+        peers, near = plain.peers(a), plain.near(a, first, last)
         others = [(i, j) for b, i, j in peers if plain.types[b] != plain.types[a] and (i, j) not in plain.gold(a)]
         score = [cos(plain.anchors[a], plain.pool(a, i, j)) / tau for i, j in [(first, last), *near, *others]]
         costs.append(cross_entropy(score[0], score[1:]))
@@ -177,8 +182,30 @@ def slow_supcon(batch: ContrastiveBatch, tau: float, other: ContrastiveBatch | N
     return sum(costs) / len(costs) if costs else 0.0
 
 
+def slow_symmetric(batch: ContrastiveBatch, tau: float) -> float:
+    plain = Plain(batch)
+    hits: list[float] = []
+    misses: list[float] = []
+    for a, first, last in plain.spans:
+        row = plain.rows[a]
+        asked = [b for b, other in enumerate(plain.rows) if other == row]
+
+        def votes(i: int, j: int, row: int = row, asked: list[int] = asked) -> dict[int, float]:
+            ends, none = (plain.states[row][i], plain.states[row][j]), plain.threshold[row]
+            alike = {b: sum(cos(plain.anchors[b], end) for end in ends) / 2 for b in asked}
+            return {b: (value - cos(plain.anchors[b], none)) / tau for b, value in alike.items()}
+
+        here = votes(first, last)
+        others = [vote for b, vote in here.items() if b != a and (first, last) not in plain.gold(b)]
+        hits.append(cross_entropy(here[a], [0.0, *others]))
+        misses += [cross_entropy(0.0, list(votes(i, j).values())) for i, j in plain.near(a, first, last)]
+    means = (sum(costs) / max(1, len(costs)) for costs in (hits, misses))
+    return slow_infonce(batch, tau) + sum(means) / 2
+
+
 Slow = Callable[[ContrastiveBatch, float], float]
 SLOW: dict[str, Slow] = dict(ancestor=slow_ancestor, infonce=slow_infonce, span=slow_span, supcon=slow_supcon)
+SLOW["symmetric"] = slow_symmetric
 X, Y = [1.0, 0.0], [0.0, 1.0]
 
 
@@ -205,6 +232,15 @@ BY_HAND: dict[str, tuple[str, ContrastiveBatch, float]] = {
         "supcon",
         make([[X, Y], [Y, X]], [X, X], [X, X, X], [0, 1, 1], [7, 7, 3], [(0, 0, 0), (1, 0, 0), (2, 0, 0)]),
         (math.log(2) + math.log(1 + math.e)) / 2,
+    ),
+    # As infonce, and: the vote on [0, 0] is 1 against 0; those on its near misses [0, 1] and [1, 1] are 1/2 and 0.
+    "symmetric": (
+        "symmetric",
+        ask([X, Y], [(0, 0, 0)]),
+        math.log(2 + math.e)
+        - 1
+        + math.log(2)
+        + (math.log(1 + math.e) - 1 + (math.log1p(math.exp(0.5)) + math.log(2)) / 2) / 2,
     ),
     "supcon, seen once": ("supcon", make([[X, Y]], [X], [X, X], [0, 0], [0, 1], [(0, 0, 0), (1, 1, 1)]), 0.0),
 }
@@ -344,45 +380,7 @@ def test_shapes_are_checked() -> None:
 
 def test_unknown_form_and_temperature_are_refused() -> None:
     batch = DEGENERATE["one token"]
-    with pytest.raises(ConfigError, match="ancestor, infonce, span, supcon, got 'none'"):
+    with pytest.raises(ConfigError, match="ancestor, infonce, span, supcon, symmetric, got 'none'"):
         contrastive_loss("none", batch, temperature=0.1)
     with pytest.raises(ConfigError, match="above 0, got 0"):
         cross_view(batch, batch, "infonce", temperature=0.0)
-
-
-def test_votes_agree_with_a_loop() -> None:
-    batch = random_batch(5)
-    found = votes(batch.anchors, batch.rows, batch.states, batch.threshold, temperature=0.1)
-    plain = Plain(batch)
-    expected = [
-        [(cos(anchor, state) - cos(anchor, plain.threshold[row])) / 0.1 for state in plain.states[row]]
-        for anchor, row in zip(plain.anchors, plain.rows, strict=True)
-    ]
-    torch.testing.assert_close(found, torch.tensor(expected), rtol=1e-4, atol=1e-4)
-
-
-def test_votes_in_low_precision_and_without_anchors() -> None:
-    states, threshold = torch.randn(2, 3, 4).bfloat16(), torch.zeros(2, 4).bfloat16()
-    with torch.autocast("cpu", torch.bfloat16):
-        found = votes(states[:, 0], torch.tensor([0, 1]), states, threshold, temperature=0.5)
-    assert found.dtype == torch.float32
-    assert found[:, 0].tolist() == pytest.approx([2.0, 2.0], abs=1e-5)
-    none = torch.zeros(0, dtype=torch.long)
-    assert votes(threshold[:0], none, states, threshold, temperature=0.5).shape == (0, 3)
-
-
-def test_shares_of_a_span_agree_with_a_loop() -> None:
-    cast = torch.randn(3, 5, generator=torch.Generator().manual_seed(1)) * 4
-    places = [(0, 0, 2), (1, 4, 0), (3, 3, 1), (0, 4, 2)]
-    found = span_votes(cast, *torch.tensor(places).unbind(1))
-    for share, (first, last, kind) in zip(found.tolist(), places, strict=True):
-        logits = [0.0, *((votes[first] + votes[last]) / 2 for votes in cast.tolist())]
-        assert share == pytest.approx(logits[1 + kind] - math.log(sum(map(math.exp, logits))), abs=1e-5)
-
-
-def test_a_span_is_shared_with_no_entity_even_where_one_type_is_asked() -> None:
-    first, last, kind = torch.tensor([[0, 0, 0], [1, 1, 0]]).unbind(1)
-    shares = span_votes(torch.tensor([[0.0, 30.0]]), first, last, kind)
-    assert shares.tolist() == pytest.approx([-math.log(2), 0.0], abs=1e-5)
-    none = torch.zeros(0, dtype=torch.long)
-    assert span_votes(torch.zeros(3, 4), none, none, none).shape == (0,)

@@ -109,7 +109,7 @@ class LossConfig(_Section):
     contrastive: str = knob(
         "infonce",
         "form of the contrastive objective on the hidden states",
-        choices=("none", "ancestor", "infonce", "span", "supcon"),
+        choices=("none", "ancestor", "infonce", "span", "supcon", "symmetric"),
     )
     contrastive_weight: float = knob(0.3, "weight of the contrastive loss beside the language-model loss", low=0.0)
     contrastive_layer: float = knob(

@@ -19,9 +19,9 @@ from cllmfs.alignment import TokenizedText
 from cllmfs.automaton import Choices, SpanAutomaton, State
 from cllmfs.batching import Batch, RowBuilder, TypeQuery, collate, pack, split_queries
 from cllmfs.config import DecodeConfig
-from cllmfs.losses import span_votes
 from cllmfs.model import Backbone
 from cllmfs.runners import CachedRunner, PlainRunner, Runner, VoteSettings
+from cllmfs.similarities import span_votes
 
 # Tokens of a span that are fed before it is known to go on: a pass of few tokens costs hardly less than of one.
 AHEAD = 3
@@ -37,7 +37,7 @@ class TokenSpan:
         label: the type asked.
         score: probability of the span's path under the constraint: of opening it here, of each token, of closing it.
         vote: log of the share that its type has in it among all types asked and no entity, by the similarity of hidden
-            states (:func:`~cllmfs.losses.span_votes`); 0 if there was no vote.
+            states (:func:`~cllmfs.similarities.span_votes`); 0 if there was no vote.
     """
 
     first: int

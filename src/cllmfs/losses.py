@@ -1,4 +1,4 @@
-"""Contrastive losses on hidden states, and votes on spans by the same similarities.
+"""Contrastive losses on hidden states.
 
 Knows tensors only: hidden states, masks and index tensors, as gathered in :class:`ContrastiveBatch`. Knows no model, no
 configuration object, no tokeniser and no entity type beyond its number. Everything is computed in fp32, also inside an
@@ -16,11 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cllmfs.errors import ConfigError
+from cllmfs.similarities import cosine, full_precision, similarity, unit, votes
 
 # A logit that is masked out. Finite, so that a row in which everything is masked still has finite gradients.
 _MASKED = -1e30
-# Vectors shorter than this have no direction: their cosine with anything is 0 and no gradient reaches them.
-_SHORTEST = 1e-6
 
 
 @dataclass(frozen=True)
@@ -107,10 +106,10 @@ def infonce(batch: ContrastiveBatch, *, temperature: float) -> Tensor:
     zero = _zero(batch)
     if batch.anchors.shape[0] == 0:
         return zero
-    with _full_precision(batch.states):
+    with full_precision(batch.states):
         states = _real_states(batch)
-        logits = _similarity(batch.anchors, batch.rows, states) / temperature
-        level = _cosine(batch.anchors, batch.threshold[batch.rows]) / temperature
+        logits = similarity(batch.anchors, batch.rows, states) / temperature
+        level = cosine(batch.anchors, batch.threshold[batch.rows]) / temperature
         valid = batch.valid[batch.rows]
         total = zero
         for gold in (batch.starts, batch.ends):
@@ -137,8 +136,8 @@ def ancestor(batch: ContrastiveBatch, *, temperature: float) -> Tensor:
     zero = _zero(batch)
     if batch.spans.shape[0] == 0:
         return zero
-    with _full_precision(batch.states):
-        cosine = _similarity(batch.anchors, batch.rows, _real_states(batch))
+    with full_precision(batch.states):
+        cosine = similarity(batch.anchors, batch.rows, _real_states(batch))
         anchor, first, last = batch.spans.unbind(1)
         allowed = (batch.valid[batch.rows] & ~batch.covered)[anchor]
         around = torch.stack([first - 2, first - 1, last + 1, last + 2], dim=1)
@@ -164,7 +163,7 @@ def span(batch: ContrastiveBatch, *, temperature: float) -> Tensor:
     zero = _zero(batch)
     if batch.spans.shape[0] == 0:
         return zero
-    with _full_precision(batch.states):
+    with full_precision(batch.states):
         anchor, first, last = batch.spans.unbind(1)
         row = batch.rows[anchor]
         gold = _pooled(batch, row, first, last)
@@ -172,12 +171,42 @@ def span(batch: ContrastiveBatch, *, temperature: float) -> Tensor:
         flat = near.flatten(0, 1)
         # What is not real may reach outside the sentence: pooling then sees no token and yields a zero vector.
         missed = _pooled(batch, row.repeat_interleave(near.shape[1]), flat[:, 0], flat[:, 1]).view(*near.shape[:2], -1)
-        query = _unit(batch.anchors)[anchor]
-        to_gold = query @ _unit(gold).T / temperature
-        to_near = (query[:, None] * _unit(missed)).sum(-1) / temperature
+        query = unit(batch.anchors)[anchor]
+        to_gold = query @ unit(gold).T / temperature
+        to_near = (query[:, None] * unit(missed)).sum(-1) / temperature
         other = (row[:, None] == row) & (batch.types[anchor][:, None] != batch.types[anchor]) & ~_own(batch)
         negatives = torch.cat([to_near.masked_fill(~real, _MASKED), to_gold.masked_fill(~other, _MASKED)], dim=1)
         return zero + F.softplus(negatives.logsumexp(1) - to_gold.diagonal()).mean()
+
+
+def symmetric(batch: ContrastiveBatch, *, temperature: float) -> Tensor:
+    """:func:`infonce`, which asks what positions are of a type, and its mirror, which asks what type a span is of.
+
+    The mirror is the cross-entropy of what :func:`~cllmfs.similarities.span_votes` decides by, a softmax over the row's
+    anchors and no entity. A gold span must go to its anchor (other anchors that it is gold for are masked out), its
+    near misses (as in :func:`span`) to no entity; the means of both are averaged and added.
+
+    Returns:
+        A scalar in fp32; 0, still carrying a graph, if there are no anchors.
+    """
+    positions = infonce(batch, temperature=temperature)
+    if batch.spans.shape[0] == 0:
+        return positions
+    with full_precision(batch.states):
+        cast = votes(batch.anchors, batch.rows, _real_states(batch), batch.threshold, temperature=temperature)  # [A, n]
+        anchor = batch.spans[:, 0]
+        near, real = _near_misses(batch)
+        places = torch.cat([batch.spans[:, None, 1:], near], dim=1).clamp(0, batch.states.shape[1] - 1)  # [S, 11, 2]
+        logits = cast.T[places].mean(2)  # [S, 11, A]
+        own = F.one_hot(anchor, len(batch.anchors)).bool()  # [S, A]
+        gold = (_same_place(batch).float() @ own.float()) > 0
+        elsewhere = batch.rows[anchor][:, None] != batch.rows
+        logits = logits.masked_fill(elsewhere[:, None], _MASKED)
+        logits[:, 0] = logits[:, 0].masked_fill(gold & ~own, _MASKED)
+        log_shares = F.pad(logits, (0, 1)).log_softmax(2)
+        hits = -log_shares[:, 0].gather(1, anchor[:, None]).mean()
+        misses = -log_shares[:, 1:, -1].masked_fill(~real, 0.0).sum() / real.sum().clamp(min=1)
+        return positions + (hits + misses) / 2
 
 
 def supcon(batch: ContrastiveBatch, *, temperature: float) -> Tensor:
@@ -191,7 +220,13 @@ def supcon(batch: ContrastiveBatch, *, temperature: float) -> Tensor:
     return _supcon(batch, batch, temperature=temperature, same_view=True)
 
 
-FORMS: dict[str, Callable[..., Tensor]] = {"ancestor": ancestor, "infonce": infonce, "span": span, "supcon": supcon}
+FORMS: dict[str, Callable[..., Tensor]] = {
+    "ancestor": ancestor,
+    "infonce": infonce,
+    "span": span,
+    "supcon": supcon,
+    "symmetric": symmetric,
+}
 
 
 def contrastive_loss(form: str, batch: ContrastiveBatch, *, temperature: float) -> Tensor:
@@ -226,44 +261,6 @@ def cross_view(clean: ContrastiveBatch, perturbed: ContrastiveBatch, form: str, 
     return total / 2
 
 
-def votes(anchors: Tensor, rows: Tensor, states: Tensor, threshold: Tensor, *, temperature: float) -> Tensor:
-    """How much more an anchor resembles each position of its sentence than the no-entity position.
-
-    Args:
-        anchors: ``[A, d]``.
-        rows: ``[A]`` long, the row of each anchor.
-        states: ``[R, n, d]``.
-        threshold: ``[R, d]``.
-        temperature: above 0, the one trained with.
-
-    Returns:
-        ``[A, n]`` fp32, (cos(anchor, state) - cos(anchor, threshold)) / temperature; meaningless at padding.
-    """
-    with _full_precision(states):
-        level = _cosine(anchors, threshold[rows])
-        return (_similarity(anchors, rows, states) - level[:, None]) / temperature
-
-
-def span_votes(cast: Tensor, first: Tensor, last: Tensor, types: Tensor) -> Tensor:
-    """How the similarities share a span out among its type, the other types asked, and no entity at all.
-
-    A type's logit is the mean of what :func:`votes` gives its anchor at the span's first and last token; that of no
-    entity is 0.
-
-    Args:
-        cast: ``[T, n]``, the votes of all T types asked of one sentence.
-        first: ``[S]`` long, first tokens of spans.
-        last: ``[S]`` long, last tokens, inclusive.
-        types: ``[S]`` long, the type of each span, counted along ``cast``.
-
-    Returns:
-        ``[S]`` fp32, the log of the share of the span's own type, at most 0.
-    """
-    logits = (cast[:, first] + cast[:, last]).float() / 2  # [T, S]
-    shares = F.pad(logits, (0, 0, 0, 1)).log_softmax(0)
-    return shares[types, torch.arange(len(types), device=types.device)]
-
-
 def _check(form: str, temperature: float) -> None:
     if form not in FORMS:
         raise ConfigError(f"the contrastive form must be one of {', '.join(FORMS)}, got {form!r}; choose one of them")
@@ -276,10 +273,10 @@ def _supcon(queries: ContrastiveBatch, keys: ContrastiveBatch, *, temperature: f
     zero = _zero(queries) + _zero(keys)
     if queries.spans.shape[0] == 0:
         return zero
-    with _full_precision(queries.states):
+    with full_precision(queries.states):
         anchor, first, last = queries.spans.unbind(1)
         row, kind = queries.rows[anchor], queries.types[anchor]
-        query, key = (_unit(_pooled(batch, row, first, last)) for batch in (queries, keys))
+        query, key = (unit(_pooled(batch, row, first, last)) for batch in (queries, keys))
         itself = torch.eye(len(anchor), dtype=torch.bool, device=anchor.device) & same_view
         partner = (kind[:, None] == kind) & ~itself
         logits = (query @ key.T / temperature).masked_fill(itself, _MASKED)
@@ -310,9 +307,14 @@ def _near_misses(batch: ContrastiveBatch) -> tuple[Tensor, Tensor]:
 
 def _own(batch: ContrastiveBatch) -> Tensor:
     """``[S, S]`` bool: do the positions of the second span make a gold span of the first one's anchor?"""
-    anchor, edges = batch.spans[:, 0], batch.spans[:, 1:]
-    equal = (edges[:, None] == edges).all(-1) & (batch.rows[anchor][:, None] == batch.rows[anchor])
-    return ((anchor[:, None] == anchor).float() @ equal.float()) > 0
+    anchor = batch.spans[:, 0]
+    return ((anchor[:, None] == anchor).float() @ _same_place(batch).float()) > 0
+
+
+def _same_place(batch: ContrastiveBatch) -> Tensor:
+    """``[S, S]`` bool: are both spans the same tokens of the same row?"""
+    row, edges = batch.rows[batch.spans[:, 0]], batch.spans[:, 1:]
+    return (edges[:, None] == edges).all(-1) & (row[:, None] == row)
 
 
 def _pooled(batch: ContrastiveBatch, row: Tensor, first: Tensor, last: Tensor) -> Tensor:
@@ -330,38 +332,6 @@ def _zero(batch: ContrastiveBatch) -> Tensor:
     return batch.states[:0].float().sum() + batch.threshold[:0].float().sum() + batch.anchors[:0].float().sum()
 
 
-def _full_precision(like: Tensor) -> torch.autocast:
-    """Matrix products inside run in fp32 even where the caller is in an autocast region."""
-    return torch.autocast(device_type=like.device.type, enabled=False)
-
-
 def _real_states(batch: ContrastiveBatch) -> Tensor:
     """``[R, n, d]`` fp32 with zeros at padding; replaced, not multiplied, as padding may hold NaN."""
     return batch.states.float().masked_fill(~batch.valid[..., None], 0.0)
-
-
-def _unit(vectors: Tensor) -> Tensor:
-    """Vectors of length 1 along the last axis, in fp32; 0 with zero gradient where there is no direction."""
-    vectors = vectors.float()
-    square = vectors.square().sum(-1, keepdim=True)
-    short = square <= _SHORTEST**2
-    return vectors * square.masked_fill(short, 1.0).rsqrt().masked_fill(short, 0.0)
-
-
-def _cosine(left: Tensor, right: Tensor) -> Tensor:
-    """Cosine of vectors pair by pair: ``[..., d], [..., d] -> [...]``."""
-    return (_unit(left) * _unit(right)).sum(-1)
-
-
-def _similarity(anchors: Tensor, rows: Tensor, states: Tensor) -> Tensor:
-    """Cosine of each anchor with every position of its own row: ``[A, d], [A], [R, n, d] -> [A, n]``.
-
-    Anchors are laid out as ``[R, most of a row, d]`` for one batched product, which copies no states per anchor.
-    """
-    if rows.shape[0] == 0:
-        return states.new_zeros(0, states.shape[1], dtype=torch.float32)
-    seen = F.one_hot(rows, states.shape[0]).cumsum(0)
-    slot = seen.gather(1, rows[:, None]).squeeze(1) - 1
-    queries, keys = _unit(anchors), _unit(states)
-    layout = queries.new_zeros(states.shape[0], int(slot.max()) + 1, states.shape[2]).index_put((rows, slot), queries)
-    return torch.bmm(layout, keys.transpose(1, 2))[rows, slot]

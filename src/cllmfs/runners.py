@@ -18,9 +18,9 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from cllmfs.batching import Batch, Row, collate
-from cllmfs.losses import votes
 from cllmfs.model import Backbone
 from cllmfs.objective import contrastive_states, run
+from cllmfs.similarities import votes
 
 
 @dataclass(frozen=True)
