@@ -19,7 +19,7 @@ def full_precision(like: Tensor) -> torch.autocast:
 
 
 def unit(vectors: Tensor) -> Tensor:
-    """Vectors ``[n, d]``, or of any other shape, at length 1 in fp32; 0 with zero gradient where there is no direction."""
+    """Vectors ``[n, d]`` at length 1, in fp32; 0 with zero gradient where there is no direction."""
     vectors = vectors.float()
     square = vectors.square().sum(-1, keepdim=True)
     short = square <= _SHORTEST**2
