@@ -21,6 +21,7 @@ from cllmfs.decoding import Request, TokenSpan
 from cllmfs.errors import DataError, ModelError
 from cllmfs.model import Backbone
 from cllmfs.recognizer import EntityRecognizer
+from cllmfs.runners import VoteSettings
 from cllmfs.schema import Document, Example, LabelSet, Span
 from cllmfs.training import Progress
 from cllmfs.tuning import prior_calibration
@@ -464,6 +465,23 @@ def test_a_threshold_that_is_asked_for_beats_all_others(
 def test_a_threshold_among_the_settings_beats_the_fitted_ones(certain: Callable[..., EntityRecognizer]) -> None:
     assert words(certain(FITTED, "decode.threshold=0.3").predict(WORDS)) == "Bo Kim Max"
     assert words(certain(FITTED, "decode.threshold=0").predict(WORDS)) == "Kim Lea Max", "0 leaves it to them"
+
+
+@pytest.mark.parametrize("weight, label, odds", [(0.0, "person", 1.0), (1.0, "place", 8 / 3)])
+def test_votes_weigh_in_confidences_and_settle_conflicts(
+    certain: Callable[..., EntityRecognizer], monkeypatch: pytest.MonkeyPatch, weight: float, label: str, odds: float
+) -> None:
+    asked: list[VoteSettings | None] = []
+
+    def found(*_: object, voting: VoteSettings | None, **__: object) -> list[list[TokenSpan]]:
+        asked.append(voting)  # odds of 1 and 2/3 with shares of 1/32 and 1/2, which are 1/4 and 4 times an eighth
+        return [[TokenSpan(0, 2, "person", 0.5, math.log(1 / 32)), TokenSpan(0, 2, "place", 0.4, math.log(1 / 2))]]
+
+    recognizer = certain(Calibration(vote=weight), "loss.contrastive_layer=0.5", "loss.temperature=0.2")
+    monkeypatch.setattr("cllmfs.extraction.decode", found)
+    (span,) = recognizer.predict("Ada").spans
+    assert (span.label, span.score) == (label, pytest.approx(odds / (1 + odds)))
+    assert asked == [VoteSettings(1, 0.2) if weight else None]
 
 
 def test_a_span_below_its_labels_threshold_is_in_nobodys_way(
