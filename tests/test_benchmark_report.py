@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -319,6 +320,22 @@ def test_the_plot_is_the_same_twice(systems: dict[str, list[Run]], tmp_path: Pat
         figures.plot_curves(systems, tmp_path / name)
     drawn = (tmp_path / "one.png").read_bytes()
     assert drawn.startswith(b"\x89PNG") and drawn == (tmp_path / "two.png").read_bytes()
+
+
+@pytest.mark.parametrize("names", [("a", "b"), ("a system, but for votes", "a system of some other kind", "c")])
+def test_the_legend_fits_the_picture(names: Sequence[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figure = pytest.importorskip("matplotlib.figure").Figure
+    drawn: list[Any] = []
+    monkeypatch.setattr(figure, "savefig", lambda self, *_, **__: drawn.append(self))
+    datasets = ("alpha", "beta", "gamma", "delta", "epsilon")
+    runs = [Run(dataset, k, 0, 30.0, 10, f"{dataset}-{k}") for dataset in datasets for k in (0, 5)]
+    figures.plot_curves(dict.fromkeys(names, runs), tmp_path / "page.png")
+    (picture,) = drawn
+    picture.draw_without_rendering()
+    (legend,) = picture.legends
+    place, whole = legend.get_window_extent(), picture.bbox
+    assert len(legend.get_texts()) == 2 * len(names)
+    assert whole.x0 <= place.x0 < place.x1 <= whole.x1 and place.y1 <= whole.y1
 
 
 def test_reliability_pools_the_supports_by_their_spans() -> None:

@@ -174,7 +174,8 @@ def _panels(titles: Sequence[str], height: float = 2.0, sharey: bool = False) ->
 
 def _save(figure: Any, handles: Sequence[Any], path: Path) -> None:
     if handles:
-        columns = min(len(handles), 6)
+        widest = 0.6 + 0.065 * max(len(handle.get_label()) for handle in handles)  # inches, at this size of letters
+        columns = max(1, min(len(handles), 6, int(figure.get_figwidth() / widest)))
         figure.legend(handles=handles, loc="outside upper center", ncols=columns, frameon=False, fontsize=8)
     # Without the library's version in it the file depends on the results alone.
     figure.savefig(path, dpi=200, metadata={"Software": None})
