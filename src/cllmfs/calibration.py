@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from cllmfs.errors import ModelError
@@ -117,12 +118,13 @@ def expected_best_threshold(confidences: Sequence[float], gold: int) -> float:
     It lies near half of that F1 (Lipton, Elkan and Naryanaswamy 2014, arXiv 1402.1892), a hair below the last span that
     counts.
     """
+    ranked = [*sorted(confidences, reverse=True), 0.0]
     best, threshold, right = 0.0, 0.0, 0.0
-    for count, confidence in enumerate(sorted(confidences, reverse=True), start=1):
+    for count, (confidence, following) in enumerate(pairwise(ranked), start=1):
         right += confidence
         f1 = 2 * right / (count + gold)
         if f1 > best:
-            best, threshold = f1, max(0.0, confidence - _HAIR)
+            best, threshold = f1, max(confidence - _HAIR, (confidence + following) / 2)
     return threshold
 
 
