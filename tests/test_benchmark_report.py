@@ -172,6 +172,12 @@ def test_learning_over_time_is_drawn_where_runs_were_timed(tmp_path: Path) -> No
     assert (tmp_path / "page_times.png").is_file() and "(page_times.png)" in (tmp_path / "page.md").read_text()
 
 
+def test_the_page_bears_its_title_in_a_folder_of_its_own(tmp_path: Path) -> None:
+    folder = put(tmp_path / "results", RUNS[1], RUNS[5])
+    report.write_report(folder, tmp_path / "pages" / "page.md", plot=False, title="From afar")
+    assert (tmp_path / "pages" / "page.md").read_text(encoding="utf-8").startswith("# From afar\n")
+
+
 def test_what_a_result_says_beside_f1_is_read(tmp_path: Path) -> None:
     folder = put(tmp_path, RUNS[1])
     path = folder / "cllmfs" / "alpha" / "test-5-shot-0.json"

@@ -35,7 +35,6 @@ STYLES = (
     ("#000000", "X"),
     ("#999999", "*"),
 )
-TICKS = (1, 5, 10, 20, 50)
 DASHES = (0, (4, 2))
 LEAST_SPANS = 20  # a bin of fewer says too little to be drawn
 
@@ -53,9 +52,8 @@ def plot_curves(systems: Systems, path: Path) -> None:
     figure, panels = _panels(datasets)
     for panel, dataset in zip(panels, datasets, strict=True):
         _draw_curves(panel, systems, dataset)
-    ticks = sorted({*TICKS, *ks})
-    panels[0].set_xlim(0.85 * ticks[0], ticks[-1] / 0.85)
-    panels[0].set_xticks(ticks, [str(tick) for tick in ticks])
+    panels[0].set_xlim(0.85 * ks[0], ks[-1] / 0.85)
+    panels[0].set_xticks(ks, [str(k) for k in ks])
     figure.supxlabel("k: mentions of each type to learn from", fontsize=8)
     figure.supylabel("strict F1 in per cent", fontsize=8)
     _save(figure, [*_lines(systems), *_lines(systems, zero_shot_systems(systems))], path)
@@ -70,6 +68,8 @@ def plot_times(systems: Systems, path: Path) -> None:
     systems = dict(list(systems.items())[: len(STYLES)])
     datasets = measured(systems)[0]
     figure, panels = _panels(datasets)
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
     for panel, dataset in zip(panels, datasets, strict=True):
         for runs, (color, marker) in reversed(list(zip(systems.values(), STYLES, strict=False))):
             points = timed(runs, dataset)
@@ -80,6 +80,9 @@ def plot_times(systems: Systems, path: Path) -> None:
         panel.set_xscale("log")
         _dress(panel, dataset)
         panel.set_ylim(bottom=0)
+    panels[0].xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    panels[0].xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    panels[0].xaxis.set_minor_locator(NullLocator())
     figure.supxlabel("seconds of learning", fontsize=8)
     figure.supylabel("strict F1 in per cent", fontsize=8)
     _save(figure, _lines(systems), path)
@@ -97,7 +100,7 @@ def plot_reliability(runs: Sequence[Run], path: Path) -> None:
     from matplotlib import colormaps
     from matplotlib.lines import Line2D
 
-    colors = {k: colormaps["viridis"](0.95 * number / max(1, len(ks) - 1)) for number, k in enumerate(ks)}
+    colors = {k: colormaps["viridis"](0.85 * number / max(1, len(ks) - 1)) for number, k in enumerate(ks)}
     for panel, dataset in zip(panels, datasets, strict=True):
         panel.plot([0, 1], [0, 1], color="0.6", linestyle=DASHES, linewidth=1.0)
         for k in ks:

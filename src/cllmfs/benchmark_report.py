@@ -23,13 +23,16 @@ from cllmfs.benchmark_tables import (
 from cllmfs.errors import ConfigError, DataError
 from cllmfs.evaluation import PAPER_LINE_NOTE
 
+TITLE = "Few-shot results"
 CURVES, DIAGRAMS, DISTANCES, TIMES = "curves", "reliability", "differences", "times"  # the pictures
 
 
-def markdown(systems: Systems, baseline: str, split: str, pictures: Mapping[str, str] | None = None) -> str:
+def markdown(
+    systems: Systems, baseline: str, split: str, pictures: Mapping[str, str] | None = None, title: str = TITLE
+) -> str:
     """The whole page; ``pictures`` holds the addresses of those that there are."""
     shown = pictures or {}
-    parts = ["# Few-shot results", "Written by `cllmfs report` from the results; change those, not this page."]
+    parts = [f"# {title}", "Written by `cllmfs report` from the results; change those, not this page."]
     if measured(systems)[1]:
         parts += [
             f"Strict micro-F1 in per cent (exact start, end and label; all types on every sentence of the {split} "
@@ -109,16 +112,23 @@ def ordered(systems: Systems, first: Sequence[str]) -> dict[str, Sequence[Run]]:
 
 
 def write_report(
-    results: str | Path, output: str | Path, *, split: str = "test", order: Sequence[str] = (), plot: bool = True
+    results: str | Path,
+    output: str | Path,
+    *,
+    split: str = "test",
+    order: Sequence[str] = (),
+    plot: bool = True,
+    title: str = TITLE,
 ) -> None:
     """Write the page, and its pictures beside it.
 
     Args:
         results: a results folder.
-        output: the page's file; pictures are named after it.
+        output: the page's file, whose folder is made if need be; pictures are named after it.
         split: which split's results.
         order: systems that come first; the second is the baseline, with which all are compared.
         plot: draw the pictures.
+        title: the page's heading.
 
     Raises:
         DataError: if the results cannot be read or compared, or there is none with shots.
@@ -130,8 +140,9 @@ def write_report(
         raise DataError(f"{results} must hold results with shots, got none of the {split} split")
     baseline = list(systems)[min(1, len(systems) - 1)]
     page = Path(output)
+    page.parent.mkdir(parents=True, exist_ok=True)
     pictures = _draw(systems, baseline, page) if plot else {}
-    page.write_text(markdown(systems, baseline, split, pictures), encoding="utf-8")
+    page.write_text(markdown(systems, baseline, split, pictures, title), encoding="utf-8")
 
 
 def _draw(systems: Systems, baseline: str, page: Path) -> dict[str, str]:

@@ -108,9 +108,10 @@ def report(
         typer.Option("--first", metavar="NAME", help="systems in this order; the second is what all are compared with"),
     ] = None,
     plot: Annotated[bool, typer.Option(help="draw learning curves and reliability; needs matplotlib")] = True,
+    title: Annotated[str, typer.Option(help="the page's heading")] = "Few-shot results",
 ) -> None:
     """Make a page of a benchmark's results, with pictures."""
     from cllmfs.benchmark_report import write_report
 
-    write_report(results, output, split=split, order=first or (), plot=plot)
+    write_report(results, output, split=split, order=first or (), plot=plot, title=title)
     note(f"written: {output}")
