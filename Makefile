@@ -65,10 +65,16 @@ FEW_SHOT := benchmarks/few_shot
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $@
 
-bench-few-shot: $(STAMP) .venv-span-marker/.installed .venv-spacy/.installed ## few-shot table: DATA and ENCODER
+# A GLiNER of the sources of cllmfs-mini, which takes an hour.
+GLINER := runs/gliner/gliner_config.json
+$(GLINER): | .venv-gliner/.installed
+	@test -n "$(DATA)" -a -n "$(ENCODER)" || { echo "$(GLINER) needs DATA and ENCODER: see $(FEW_SHOT)"; exit 1; }
+	.venv-gliner/bin/python $(FEW_SHOT)/gliner_source.py --encoder "$(ENCODER)" --data "$(DATA)" --output $(@D)
+
+bench-few-shot: $(STAMP) .venv-span-marker/.installed .venv-spacy/.installed $(GLINER) ## few-shot table: DATA and ENCODER
 	@test -n "$(DATA)" -a -n "$(ENCODER)" || { echo "bench-few-shot needs DATA and ENCODER: see $(FEW_SHOT)"; exit 1; }
 	$(VENV)/bin/cllmfs benchmark $(FEW_SHOT)/config.toml --data "$(DATA)" --define encoder="$(ENCODER)" \
-		--output $(FEW_SHOT)/results
+		--define gliner=$(abspath runs/gliner) --output $(FEW_SHOT)/results
 	$(VENV)/bin/cllmfs report $(FEW_SHOT)/results --first cllmfs --first "token classifier" --output docs/few_shot.md
 
 bench-quick: $(STAMP) ## a part of the few-shot table again, in ten minutes: DATA and ENCODER

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -244,6 +246,39 @@ def test_absent_types_are_asked_and_have_no_spans(bench: Bench) -> None:
     assert any(kind.key == "letters:PER" for _, kind in absent)
     assert all(q.gold(kind.key) == () for q, kind in absent)
     assert sum(not q.example.spans for q in queries) <= 0.2 * len(queries)
+
+
+def test_rows_for_a_span_scorer_are_asked_all_present_types(bench: Bench) -> None:
+    """``benchmarks/few_shot/gliner_rows.py`` draws from the same sets."""
+    if not (MINI.parents[1] / "benchmarks" / "few_shot").is_dir():
+        pytest.skip("benchmarks is not part of this install")
+    sys.path.insert(0, str(MINI.parents[1]))
+    from benchmarks.few_shot.gliner_rows import drawn_row, drawn_rows
+
+    loaded = bench.load()
+    kind = {name: label for label, names in loaded[0].types.items() for name in names.names}
+    mark, sizes = {"PER": "x", "LOC": "y"}, set()
+    for index in range(200):
+        row = drawn_row(loaded, 3, 0, index)
+        assert row == drawn_row(bench.load(), 3, 0, index)
+        asked = [kind[name] for name in row["ner_labels"]]
+        assert 1 <= len(asked) == len(set(asked)) <= 3
+        sizes.add(len(asked))
+        text = row["tokenized_text"]
+        found = sorted((start, end, mark[kind[name]]) for start, end, name in row["ner"])
+        assert all(word.startswith(sign) for start, end, sign in found for word in text[start : end + 1])
+        covered = {place for start, end, _ in found for place in range(start, end + 1)}
+        assert covered == {place for place, word in enumerate(text) if re.match("[xy][A-Za-z]", word)}
+        assert {kind[name] for _, _, name in row["ner"]} <= set(asked)
+    assert sizes == {1, 2}
+
+    rows, single = drawn_rows(loaded, 16, 4, 3, 0), [drawn_row(loaded, 3, 0, index) for index in range(64)]
+    assert sorted(map(repr, rows[:32])) == sorted(map(repr, single[:32]))
+    assert sorted(map(repr, rows)) == sorted(map(repr, single))
+    # Of eight batches none reaches into another's lengths.
+    spreads = [[len(row["tokenized_text"]) for row in rows[first : first + 4]] for first in range(0, 32, 4)]
+    edges = sorted((min(lengths), max(lengths)) for lengths in spreads)
+    assert all(before[1] <= after[0] for before, after in itertools.pairwise(edges))
 
 
 def test_natural_spacing() -> None:

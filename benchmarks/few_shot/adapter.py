@@ -34,6 +34,8 @@ class Recipe:
 
     def steps(self, rows: int) -> int:
         """Optimiser steps for so many training rows."""
+        if not rows:
+            return 0
         return min(max(self.epochs * -(-rows // self.batch_size), self.min_steps), self.max_steps)
 
 

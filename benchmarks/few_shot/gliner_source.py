@@ -1,0 +1,104 @@
+"""Train a GLiNER on the sources of cllmfs-mini, from the encoder that cllmfs-mini was made from.
+
+    .venv-gliner/bin/python benchmarks/few_shot/gliner_source.py --encoder ENCODER --data DATA --output runs/gliner
+
+GLiNER (Zaratiana et al. 2024, arXiv 2311.08526) scores every stretch of words against every type at once. The rows are
+of the sets that ``training/mini/sources.toml`` allows, without the sentences of any measuring set (``gliner_rows.py``).
+Its environment is that of ``gliner_ner.py``.
+
+Loss, dropout, longest span, gradient norm and scheduler are those of GLiNER's own ``configs/config.yaml``. The rates
+are not, which are meant for a hundred thousand steps of a larger encoder; README.md says how they were chosen.
+
+Knows GLiNER and the training sets; what it leaves is what ``gliner_ner.py`` takes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+# Run as a script, Python puts this folder first on the path. The libraries are told to stay off the network before they
+# are imported: they read this only then.
+if __name__ == "__main__":
+    ROOT = Path(__file__).resolve().parents[2]
+    sys.path[:1] = [str(ROOT), str(ROOT / "training" / "mini")]
+    os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+
+import transformers
+from gliner import GLiNER
+from gliner.training import Trainer
+from sources import load_sources
+from torch.utils.data import SequentialSampler
+
+from benchmarks.few_shot.gliner_rows import drawn_rows
+
+WRITTEN_SHARE = 1.5  # as in training/mini/config.toml
+
+
+class InOrder(Trainer):
+    """GLiNER's trainer, which takes the rows as they come."""
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
+        return SequentialSampler(self.train_dataset if train_dataset is None else train_dataset)
+
+
+def train(arguments: argparse.Namespace) -> None:
+    """Train and save."""
+    transformers.set_seed(arguments.seed)
+    sources = load_sources(arguments.data, written_share=WRITTEN_SHARE)
+    rows = drawn_rows(sources, arguments.steps, arguments.batch_size, arguments.types, arguments.seed)
+    model = GLiNER.from_config(
+        {
+            "model_name": arguments.encoder,
+            "max_width": 12,
+            "hidden_size": 512,
+            "dropout": 0.3,
+            "max_types": 100,
+            "span_mode": arguments.span_mode,
+        }
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        settings = model.create_training_args(
+            folder,
+            learning_rate=arguments.learning_rate,
+            others_lr=arguments.others_rate,
+            focal_loss_alpha=0.75,
+            lr_scheduler_type="cosine",
+            warmup_ratio=0.05,
+            max_grad_norm=10.0,
+            max_steps=arguments.steps,
+            per_device_train_batch_size=arguments.batch_size,
+            dataloader_num_workers=0,
+            dataloader_pin_memory=False,
+            save_strategy="no",
+            logging_steps=10,
+            use_cpu=True,
+            seed=arguments.seed,
+        )
+        InOrder(
+            model=model,
+            args=settings,
+            train_dataset=rows,
+            data_collator=model._create_data_collator(),
+            processing_class=model.data_processor.transformer_tokenizer,
+        ).train()
+    model.save_pretrained(arguments.output, safe_serialization=True)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Train a GLiNER on the sources of cllmfs-mini.")
+    parser.add_argument("--encoder", required=True, help="folder with config.json, weights and tokenizer")
+    parser.add_argument("--data", required=True, type=Path, help="folder of the public sets")
+    parser.add_argument("--output", required=True, type=Path)
+    parser.add_argument("--steps", type=int, default=1400)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--types", type=int, default=25, help="types of a row at most")
+    parser.add_argument("--span-mode", default="markerV0", help="markerV0 scores stretches, token_level their edges")
+    parser.add_argument("--learning-rate", type=float, default=1e-4, help="of the encoder")
+    parser.add_argument("--others-rate", type=float, default=3e-4, help="of what is new")
+    parser.add_argument("--seed", type=int, default=0)
+    train(parser.parse_args())
