@@ -74,7 +74,7 @@ $(GLINER): | .venv-gliner/.installed
 bench-few-shot: $(STAMP) .venv-span-marker/.installed .venv-spacy/.installed $(GLINER) ## few-shot table: DATA and ENCODER
 	@test -n "$(DATA)" -a -n "$(ENCODER)" || { echo "bench-few-shot needs DATA and ENCODER: see $(FEW_SHOT)"; exit 1; }
 	$(VENV)/bin/cllmfs benchmark $(FEW_SHOT)/config.toml --data "$(DATA)" --define encoder="$(ENCODER)" \
-		--define gliner=$(abspath runs/gliner) --output $(FEW_SHOT)/results
+		--define gliner=$(abspath $(dir $(GLINER))) --output $(FEW_SHOT)/results
 	$(VENV)/bin/cllmfs report $(FEW_SHOT)/results --first cllmfs --first "token classifier" --output docs/few_shot.md
 
 bench-quick: $(STAMP) ## a part of the few-shot table again, in ten minutes: DATA and ENCODER

@@ -66,6 +66,11 @@ class Baseline:
     facts: Callable[[Any], dict[str, Any]] = lambda _: {}
 
 
+def token_texts(example: Example) -> list[str]:
+    """The tokens."""
+    return [example.text[start:end] for start, end in example.token_offsets or ()]
+
+
 def token_spans(example: Example) -> list[TokenSpan]:
     """The spans in tokens, end exclusive."""
     return tokenised(example)[1]

@@ -36,7 +36,7 @@ import torch
 import transformers
 from gliner import GLiNER
 
-from benchmarks.few_shot.adapter import Baseline, Recipe, main, token_spans
+from benchmarks.few_shot.adapter import Baseline, Recipe, main, token_spans, token_texts
 from cllmfs.schema import Document, Example, Span
 
 
@@ -63,11 +63,6 @@ def type_name(label: str) -> str:
     return " ".join(label.replace("_", " ").replace("-", " ").split())
 
 
-def words(example: Example) -> list[str]:
-    """The tokens of an example."""
-    return [example.text[start:end] for start, end in example.token_offsets or ()]
-
-
 def fine_tune(base: str, shots: Sequence[Example], recipe: GlinerRecipe, seed: int, labels: Sequence[str]) -> Asker:
     """Train on the shots, if there are any."""
     transformers.set_seed(seed)
@@ -81,7 +76,7 @@ def fine_tune(base: str, shots: Sequence[Example], recipe: GlinerRecipe, seed: i
     model.model.span_rep_layer.span_rep_layer.max_width = model.config.max_width
     rows = [
         {
-            "tokenized_text": words(shot),
+            "tokenized_text": token_texts(shot),
             "ner": [(start, end - 1, type_name(label)) for start, end, label in part],
             "ner_labels": list(asker.labels),
         }
@@ -121,7 +116,7 @@ def predict(asker: Asker, examples: Sequence[Example], batch_size: int = 16) -> 
     with torch.inference_mode():
         for first in range(0, len(order), batch_size):
             part = order[first : first + batch_size]
-            rows = asker.model.prepare_base_input([words(examples[index]) for index in part])
+            rows = asker.model.prepare_base_input([token_texts(examples[index]) for index in part])
             batch = asker.model.collate_batch(rows, list(asker.labels), collator)
             output = asker.model.run_batch(batch, threshold=asker.threshold)
             answers = asker.model.decode_batch(output, batch, threshold=asker.threshold)

@@ -9,15 +9,14 @@ Knows the training sets; knows nothing of GLiNER but the form of its rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate
 from typing import Any
 
 import numpy as np
 from augment import pick, shuffled
-from sources import Source
+from data import Source, pick_item, pick_source
 
-# As training/mini/data.py draws them: seldom a sentence without mentions, half the others for the sake of a label.
-EMPTY_SHARE, LABEL_SHARE, PLAIN_SHARE, LOWER_SHARE = 0.12, 0.5, 0.4, 0.25
+# As in training/mini/data.py: types by their plain name, sentences in small letters.
+PLAIN_SHARE, LOWER_SHARE = 0.4, 0.25
 
 
 def drawn_row(sources: Sequence[Source], types: int, seed: int, index: int) -> dict[str, Any]:
@@ -26,8 +25,8 @@ def drawn_row(sources: Sequence[Source], types: int, seed: int, index: int) -> d
     A function of the arguments alone; at most ``types`` types are asked.
     """
     rng = np.random.default_rng((seed, index))
-    source = sources[_step(rng, list(accumulate(source.weight for source in sources)))]
-    item = source.items[_item(source, rng)]
+    source = pick_source(sources, rng)
+    item = pick_item(source, rng)
     inside = {label for _, _, label in item.spans}
     absent = shuffled(rng, [label for label in source.labels if label not in inside])
     # A sentence without mentions is asked something, too.
@@ -42,18 +41,6 @@ def drawn_row(sources: Sequence[Source], types: int, seed: int, index: int) -> d
     words = [word.lower() for word in item.tokens] if rng.random() < LOWER_SHARE else item.tokens
     mentions = [(start, end - 1, names[label]) for start, end, label in item.spans if label in names]
     return {"tokenized_text": words, "ner": mentions, "ner_labels": shuffled(rng, list(names.values()))}
-
-
-def _step(rng: np.random.Generator, steps: Sequence[float]) -> int:
-    return int(np.searchsorted(steps, rng.random() * steps[-1], side="right"))
-
-
-def _item(source: Source, rng: np.random.Generator) -> int:
-    if not source.filled or (source.empty and rng.random() < EMPTY_SHARE):
-        return pick(rng, source.empty or source.filled)
-    if rng.random() < LABEL_SHARE:
-        return pick(rng, list(source.by_label.values())[_step(rng, source.label_steps)])
-    return pick(rng, source.filled)
 
 
 def drawn_rows(sources: Sequence[Source], steps: int, batch_size: int, types: int, seed: int) -> list[dict[str, Any]]:

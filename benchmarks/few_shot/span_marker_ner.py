@@ -42,7 +42,7 @@ import transformers
 from span_marker import SpanMarkerModel, Trainer
 from span_marker.data_collator import SpanMarkerDataCollator
 
-from benchmarks.few_shot.adapter import Baseline, Recipe, main, tag_names, to_tags, token_spans
+from benchmarks.few_shot.adapter import Baseline, Recipe, main, tag_names, to_tags, token_spans, token_texts
 from cllmfs.schema import Document, Example, Span
 
 
@@ -75,7 +75,7 @@ class TrimmedCollator(SpanMarkerDataCollator):
 
 def words(example: Example, tokenizer: Any) -> list[str]:
     """The tokens of an example; one without any sub-word becomes the unknown token, or SpanMarker would lose count."""
-    tokens = [example.text[start:end] for start, end in example.token_offsets or ()]
+    tokens = token_texts(example)
     kept = set(tokenizer(tokens, is_split_into_words=True, add_special_tokens=False).word_ids())
     return [token if index in kept else tokenizer.unk_token for index, token in enumerate(tokens)]
 

@@ -20,7 +20,16 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForTokenClassification, AutoTokenizer, get_linear_schedule_with_warmup
 
-from benchmarks.few_shot.adapter import Baseline, Recipe, drawn_batches, main, tag_names, to_tags, token_spans
+from benchmarks.few_shot.adapter import (
+    Baseline,
+    Recipe,
+    drawn_batches,
+    main,
+    tag_names,
+    to_tags,
+    token_spans,
+    token_texts,
+)
 from cllmfs.batching import pack
 from cllmfs.schema import Document, Example, Span
 from cllmfs.tagging import TokenSpan, spans_of_tags
@@ -55,7 +64,7 @@ class Row:
 
 def encode(tokenizer: Any, example: Example) -> Row:
     """Sub-words of an example; tokens beyond the encoder's positions get no first sub-word."""
-    words = [example.text[start:end] for start, end in example.token_offsets or ()]
+    words = token_texts(example)
     encoded = tokenizer(words, is_split_into_words=True, truncation=True, max_length=MAX_POSITIONS)
     firsts = [-1] * len(words)
     for position, word in enumerate(encoded.word_ids()):

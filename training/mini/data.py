@@ -32,6 +32,8 @@ __all__ = [
     "held_out",
     "held_out_queries",
     "load_sources",
+    "pick_item",
+    "pick_source",
 ]
 
 MAX_HELD_OUT_TYPES = 12
@@ -64,7 +66,13 @@ def _step(rng: Rng, steps: Sequence[float]) -> int:
     return next((number for number, step in enumerate(steps) if point < step), len(steps) - 1)
 
 
-def _pick_item(source: Source, rng: Rng) -> TrainingItem:
+def pick_source(sources: Sequence[Source], rng: Rng) -> Source:
+    """One of the sources, by weight."""
+    return sources[_step(rng, list(accumulate(source.weight for source in sources)))]
+
+
+def pick_item(source: Source, rng: Rng) -> TrainingItem:
+    """One of its sentences: seldom one without mentions, half of the others for the sake of a label."""
     if not source.filled or (source.empty and rng.random() < 0.12):
         return source.items[pick(rng, source.empty or source.filled)]
     if rng.random() < 0.5:
@@ -109,8 +117,8 @@ def draw(sources: Sequence[Source], *, seed: int, index: int) -> Query:
         seed, index: non-negative integers.
     """
     rng = np.random.default_rng((seed, index))
-    source = sources[_step(rng, list(accumulate(source.weight for source in sources)))]
-    item = _pick_item(source, rng)
+    source = pick_source(sources, rng)
+    item = pick_item(source, rng)
     kinds = _choose_types(source, item, rng)
     types = _distinct([_ask(kind, rng) for kind in kinds])
     tokens, spans = item.tokens, item.spans
