@@ -7,7 +7,7 @@ import unicodedata
 
 import pytest
 from conftest import TEXT_PIECES, texts
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import cllmfs.words
@@ -70,6 +70,7 @@ def test_units_by_hand(text: str, units: list[str]) -> None:
         (" \u0301", [" ", "\u0301"]),
         ("🇮🇹🇫🇷🇩", ["🇮🇹", "🇫🇷", "🇩"]),
         ("🇮\u0301🇹🇫", ["🇮\u0301", "🇹🇫"]),
+        ("👩\u200d🚀\u200d🇮🇹", ["👩\u200d🚀\u200d", "🇮🇹"]),  # no joiner parts a flag
         ("นำ", ["นำ"]),
         ("क्षत ស្រី", ["क्ष", "त", " ", "ស្រី"]),  # conjunct consonants
     ],
@@ -116,6 +117,7 @@ def test_no_unit_begins_with_a_mark_that_has_a_base(text: str) -> None:
 
 
 @given(st.lists(st.sampled_from(TEXT_PIECES), max_size=8).map("".join))
+@example("👩\u200d🚀\u200d🇮🇹")
 @settings(deadline=None, max_examples=300)
 def test_edges_are_edges_of_unicode_clusters(text: str) -> None:
     """Nothing that Unicode annex 29 holds together is parted, but white space from a mark after it."""

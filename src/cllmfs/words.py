@@ -83,7 +83,8 @@ def clusters(text: str) -> list[tuple[int, int]]:
     lone_flag = False
     for index, char in enumerate(text):
         regional = _REGIONAL_A <= char <= _REGIONAL_Z
-        joins = bool(found) and ((regional and lone_flag) or _joins(text[index - 1], char, text[found[-1][0]]))
+        # A regional indicator belongs to the one before it alone, whatever else it follows: a joiner does not hold it.
+        joins = lone_flag if regional else bool(found) and _joins(text[index - 1], char, text[found[-1][0]])
         if joins:
             found[-1] = (found[-1][0], index + 1)
         else:
