@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from conftest import EXAMPLES, fresh_backbone, rows_of, tiny_backbone
 from torch import Tensor
 
+from cllmfs import objective
 from cllmfs.batching import IGNORE, PADDING, Batch, RowBuilder, collate, tree_mask
 from cllmfs.config import LoraConfig, LossConfig
 from cllmfs.losses import FORMS
@@ -222,3 +223,49 @@ def test_fgm_takes_its_gradients_in_one_pass_as_in_two() -> None:
         assert (one is None) == (other is None)
         if one is not None:
             torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("given", ["ids", "embeds"])
+@pytest.mark.parametrize(("architecture", "bidirectional"), [("llama", False), ("bert", True), ("gpt2", True)])
+def test_rows_end_to_end_are_rows_apart(
+    architecture: str, bidirectional: bool, given: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = tiny_backbone(architecture)
+    batch = batch_for(backbone)
+    real = batch.branch != PADDING
+    assert not real.all()
+    batch_loss(backbone, batch, LossConfig(), bidirectional)  # probes of the model have their own passes, once
+    passes: list[tuple[Any, Tensor]] = []
+    shapes: list[tuple[int, ...]] = []
+    forward = backbone.forward
+
+    def watched(ids: Tensor | None, mask: Tensor, *args: Any, **options: Any) -> Any:
+        shapes.append(tuple(mask.shape))
+        return forward(ids, mask, *args, **options)
+
+    monkeypatch.setattr(backbone, "forward", watched)
+    for joined in (True, False):
+        monkeypatch.setattr(objective, "_worth_joining", lambda *_, joined=joined: joined)
+        embeds = backbone.embed(batch.ids).detach().requires_grad_(True)
+        hidden = run(backbone, batch, bidirectional, 1, embeds if given == "embeds" else None)
+        assert hidden.layer is not None
+        parts = _parts(backbone, batch, LossConfig(), hidden)[0]
+        at = embeds if given == "embeds" else backbone.model.get_input_embeddings().weight
+        passes.append((hidden, torch.autograd.grad(parts.total, at)[0]))
+    (ours, our_gradient), (theirs, their_gradient) = passes
+    rows, width = batch.ids.shape
+    assert shapes == [(1, batch.tokens, batch.tokens), (rows, width, width)]
+    torch.testing.assert_close(ours.last[real], theirs.last[real], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(ours.layer[real], theirs.layer[real], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(our_gradient, their_gradient, rtol=1e-4, atol=1e-5)
+    assert not ours.last[~real].any()
+
+
+def test_rows_are_joined_where_padding_costs_more() -> None:
+    backbone = tiny_backbone("llama")
+    batch = batch_for(backbone)
+    short, long = (choose(batch.rows, key=len) for choose in (min, max))
+    assert len(short) < len(long) / 2
+    assert not objective._worth_joining(backbone, collate([long] * 3))  # there is no padding
+    assert objective._worth_joining(backbone, collate([short, long]))
+    assert not objective._worth_joining(backbone, collate([short] * 100 + [long] * 100))  # attention would outgrow it

@@ -281,6 +281,13 @@ def tree_mask(branch: Tensor, bidirectional_prefix: bool) -> Tensor:
     return seen | torch.eye(width, dtype=torch.bool, device=branch.device)
 
 
+def joined_mask(branch: Tensor, bidirectional_prefix: bool) -> Tensor:
+    """:func:`tree_mask` of all rows end to end without their padding: [1, N, N] bool for N real tokens."""
+    row, column = (branch != PADDING).nonzero(as_tuple=True)
+    seen = tree_mask(branch, bidirectional_prefix)[row[:, None], column[:, None], column]
+    return (seen & (row[:, None] == row))[None]
+
+
 def pack(items: Iterable[Item], budget: int, length: Callable[[Item], int] = len) -> Iterator[list[Item]]:  # type: ignore[assignment]
     """Group rows of like length into batches of at most ``budget`` tokens, padding included; longer rows go alone.
 
