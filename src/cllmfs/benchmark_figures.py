@@ -79,7 +79,7 @@ def plot_times(systems: Systems, path: Path) -> None:
                 panel.annotate(str(k), at, (3, -7), textcoords="offset points", fontsize=5.5, color=color)
         panel.set_xscale("log")
         _dress(panel, dataset)
-        panel.set_ylim(bottom=0)
+        _from_zero(panel)
     panels[0].xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     panels[0].xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     panels[0].xaxis.set_minor_locator(NullLocator())
@@ -202,7 +202,12 @@ def _draw_curves(panel: Any, systems: Systems, dataset: str) -> None:
     panel.set_xscale("log")
     panel.minorticks_off()
     _dress(panel, dataset)
-    panel.set_ylim(bottom=0)
+    _from_zero(panel)
+
+
+def _from_zero(panel: Any) -> None:
+    """Heights from 0, with room above the highest point: the library's own margin is a share of their range alone."""
+    panel.set_ylim(0, 1.07 * max(panel.dataLim.y1, 1e-9))
 
 
 def _dress(panel: Any, title: str) -> None:
