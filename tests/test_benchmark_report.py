@@ -376,6 +376,26 @@ def test_of_more_systems_than_colours_the_first_are_drawn(tmp_path: Path) -> Non
     assert "Of the systems the first 8." in page
 
 
+def test_a_wide_table_of_few_rows_is_turned() -> None:
+    names = [f"s{number}" for number in range(11)]
+    row = ["alpha", "5", *map(str, range(11))]
+    assert report.readable([["data set", "k", *names[:10]], row[:12]]) == [["data set", "k", *names[:10]], row[:12]]
+    turned = report.readable([["data set", "k", *names], row, ["beta", "1", *["-"] * 11]])
+    assert turned == [["system", "alpha, k = 5", "beta, k = 1"], *([f"s{n}", str(n), "-"] for n in range(11))]
+    long = [["data set", "k", *names], *[row] * 12]
+    assert report.readable(long) == long  # would be as wide, turned
+
+
+def test_one_k_of_many_systems_makes_no_curves(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    runs = [(f"s{number}", "alpha", 5, 0, "test", (30 + number, 9, 9), 10, "s", None) for number in range(9)]
+    report.write_report(put(tmp_path / "many", *runs), tmp_path / "page.md")
+    assert sorted(path.name for path in tmp_path.glob("page*")) == ["page.md", "page_differences.png"]
+    more = ("s0", "alpha", 1, 0, "test", (20, 9, 9), 10, "t", None)
+    report.write_report(put(tmp_path / "many", more), tmp_path / "page.md")
+    assert (tmp_path / "page.png").is_file()
+
+
 def test_the_plot_says_what_it_needs(
     systems: dict[str, list[Run]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,6 +24,7 @@ from cllmfs.errors import ConfigError, DataError
 from cllmfs.evaluation import PAPER_LINE_NOTE
 
 TITLE = "Few-shot results"
+_WIDEST = 12  # columns of a table that a page has room for
 CURVES, DIAGRAMS, DISTANCES, TIMES = "curves", "reliability", "differences", "times"  # the pictures
 
 
@@ -37,10 +38,10 @@ def markdown(
         parts += [
             f"Strict micro-F1 in per cent (exact start, end and label; all types on every sentence of the {split} "
             "split): mean ± sd over supports, their number in brackets. k: mentions of each type in a support, at "
-            "least. The last column is a mean over the supports that both systems have. "
+            "least. One system less another is a mean over the supports that both have. "
             f"A dash ({MISSING}) was not measured. Averages are over all data sets that were measured at this k; a "
             "system that lacks one of them has none.",
-            pipes(table(systems, baseline)),
+            pipes(readable(table(systems, baseline))),
         ]
     if CURVES in shown:
         parts.append(f"![Strict F1 over k, a panel for each data set]({shown[CURVES]})")
@@ -53,13 +54,13 @@ def markdown(
             "F1 in per cent from the sums of all episodes' counts, their number in brackets: Few-NERD's metric (runs "
             "of one type over all query sentences joined) / the strict one of single sentences."
         )
-        parts.append(pipes(episodes))
+        parts.append(pipes(readable(episodes)))
     if calibration := calibration_table(systems):
         parts.append("## Calibration")
         parts.append(
             "Expected calibration error of the predicted spans' confidences, in [0, 1]: 0 is best. k 0 is zero-shot."
         )
-        parts.append(pipes(calibration))
+        parts.append(pipes(readable(calibration)))
     if DIAGRAMS in shown:
         alt = "Share of spans that are right over their confidence, a panel for each data set"
         parts.append(f"![{alt}]({shown[DIAGRAMS]})")
@@ -67,14 +68,14 @@ def markdown(
     if seconds := costs(systems):
         parts.append("## Time")
         parts.append("Medians over all runs, on whatever else the machine was doing: orders of magnitude.")
-        parts.append(pipes(seconds))
+        parts.append(pipes(readable(seconds)))
     if TIMES in shown:
         parts.append(f"![Strict F1 over seconds of learning, a panel for each data set]({shown[TIMES]})")
         parts.append("Numbers beside the points: k.")
     if strings := paper_line_table(systems):
         parts.append("## The paper line's protocol")
         parts.append(f"F1 in per cent of the runs whose results hold it: {PAPER_LINE_NOTE}.")
-        parts.append(pipes(strings))
+        parts.append(pipes(readable(strings)))
     return "\n\n".join(parts) + "\n"
 
 
@@ -98,6 +99,15 @@ def pipes(rows: Sequence[Sequence[str]]) -> str:
     head, *body = [[text.replace("|", "\\|") for text in row] for row in rows]
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *body]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def readable(rows: list[list[str]]) -> list[list[str]]:
+    """A table with a column for each system, or turned, if it had many columns and few rows: then a row for each."""
+    head, *body = rows
+    if len(head) <= max(_WIDEST, len(rows)):
+        return rows
+    turned = [["system", *(f"{name}, k = {k}" for name, k, *_ in body)]]
+    return turned + [[head[column], *(row[column] for row in body)] for column in range(2, len(head))]
 
 
 def ordered(systems: Systems, first: Sequence[str]) -> dict[str, Sequence[Run]]:
@@ -151,7 +161,9 @@ def _draw(systems: Systems, baseline: str, page: Path) -> dict[str, str]:
     paths = {CURVES: page.with_suffix(".png")}
     paths |= {kind: page.with_name(f"{page.stem}_{kind}.png") for kind in (DISTANCES, DIAGRAMS, TIMES)}
     drawn = []
-    if measured(systems)[1]:
+    ks = measured(systems)[1]
+    curves = len(ks) > 1 or bool(ks and len(systems) <= len(STYLES))  # a k of many systems is a table's matter
+    if curves:
         plot_curves(systems, paths[CURVES])
         drawn.append(CURVES)
     if compared(systems, baseline):
@@ -160,7 +172,7 @@ def _draw(systems: Systems, baseline: str, page: Path) -> dict[str, str]:
     if confident:
         plot_reliability(confident, paths[DIAGRAMS])
         drawn.append(DIAGRAMS)
-    if any(timed(runs, dataset) for runs in systems.values() for dataset in measured(systems)[0]):
+    if curves and any(timed(runs, dataset) for runs in systems.values() for dataset in measured(systems)[0]):
         plot_times(systems, paths[TIMES])
         drawn.append(TIMES)
     return {kind: paths[kind].name for kind in drawn}
