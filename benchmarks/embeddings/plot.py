@@ -1,11 +1,11 @@
 """Draws what the contrastive objective does to the hidden states: spans of the dev split before and after tuning.
 
-    python benchmarks/embeddings/plot.py DATA/crossner_politics --output docs/embeddings.png
+    python benchmarks/embeddings/plot.py DATA/crossner_politics --output embeddings.png
 
-A span is the mean of its first and last token's states at the contrastive layer. Three models see the same sentences:
-the base, tuned without the objective, tuned with it. t-SNE (van der Maaten and Hinton 2008) draws the spans; above each
-panel stand two numbers that need no drawing: how many spans have a nearest neighbour of their own type (cosine, of all
-spans), and how many are nearest to their own type's anchor.
+A span is the mean of its first and last token's states at the contrastive layer. All models see the same sentences:
+those that ``--panel`` names, or the base, tuned without the objective, tuned with it. t-SNE (van der Maaten and Hinton
+2008) draws the spans; above each panel stand two numbers that need no drawing: how many spans have a nearest neighbour
+of their own type (cosine, of all spans), and how many are nearest to their own type's anchor.
 
 Knows the recogniser's insides; knows nothing of decoding.
 """
@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from sklearn.manifold import TSNE
 
+from cllmfs.bases import MINI
 from cllmfs.batching import TypeQuery, collate, pack
 from cllmfs.benchmark_figures import DASHES
 from cllmfs.config import Config
@@ -34,7 +35,12 @@ from cllmfs.schema import Example, LabelSet
 from cllmfs.training import prepare_shots
 
 BATCH_TOKENS = 4096
-PANELS = {"the base": None, "tuned, no contrast": "none", "tuned, with contrast": "infonce"}
+UNTUNED = "untuned"
+PANELS = (
+    ("the base", MINI, UNTUNED),
+    ("tuned, no contrast", MINI, "none"),
+    ("tuned, with contrast", MINI, "infonce"),
+)
 
 
 @dataclass(frozen=True)
@@ -124,17 +130,23 @@ def main() -> None:
     parser.add_argument("--k", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--sentences", type=int, default=200, help="of the dev split that are drawn")
+    parser.add_argument(
+        "--panel",
+        nargs=3,
+        action="append",
+        metavar=("TITLE", "BASE", "FORM"),
+        help=f"a model to draw: a base, and the contrastive form that it is tuned with, or {UNTUNED!r}",
+    )
     arguments = parser.parse_args()
     pool, shown = without_twins(load_split(arguments.data, "train")), load_split(arguments.data, "dev")
     labels = LabelSet.of_examples([*pool, *shown])
     shots = sample_k_shot(pool, arguments.k, arguments.seed)
     panels = {}
-    for title, form in PANELS.items():
-        config = Config().with_settings(
-            [f"train.seed={arguments.seed}", "calibrate.folds=0", f"loss.contrastive={form or 'none'}"]
-        )
-        ner = EntityRecognizer(config=config)
-        if form:
+    for title, base, form in arguments.panel or PANELS:
+        tuned = form != UNTUNED
+        settings = [f"train.seed={arguments.seed}", "calibrate.folds=0"]
+        ner = EntityRecognizer(base, config=Config().with_settings([*settings, *[f"loss.contrastive={form}"] * tuned]))
+        if tuned:
             ner.fit(shots, labels=labels)
         panels[title] = gather(ner._extractor, shown[: arguments.sentences], labels, Config().loss.contrastive_layer)
         print(f"{title}: neighbour {panels[title].neighbours_agree():.3f}, anchor {panels[title].anchors_agree():.3f}")
