@@ -303,10 +303,21 @@ def test_the_command_writes_the_page(tmp_path: Path) -> None:
     assert not (tmp_path / "page.png").exists()
     assert CliRunner().invoke(app, [*words, "--first", "token classifier"]).exit_code == 0
     assert "| token classifier | cllmfs | token classifier less cllmfs |" in output.read_text(encoding="utf-8")
-    wrong = CliRunner().invoke(app, [*words, "--first", "other"])
-    assert wrong.exit_code == 2 and "there is no result of 'other'" in wrong.stderr
+    for option in ("--first", "--baseline"):
+        wrong = CliRunner().invoke(app, [*words, option, "other"])
+        assert wrong.exit_code == 2 and "there is no result of 'other'" in wrong.stderr
     none = CliRunner().invoke(app, ["report", str(put(tmp_path / "zero", RUNS[0])), "--output", str(output)])
     assert none.exit_code == 2 and "must hold results with shots, got none of the test split" in none.stderr
+
+
+def test_the_first_system_can_be_the_baseline(tmp_path: Path) -> None:
+    folder, output = put(tmp_path / "results", *RUNS), tmp_path / "page.md"
+    words = ["report", str(folder), "--output", str(output), "--no-plot", "--baseline", "cllmfs"]
+    assert CliRunner().invoke(app, words).exit_code == 0
+    page = output.read_text(encoding="utf-8")
+    assert "| data set | k | zero-shot | cllmfs | token classifier |\n" in page  # no column of its own
+    assert "## Differences from cllmfs\n" in page
+    assert "\n| token classifier | 5 | 2 | 3 | -9.5 " in page
 
 
 def test_one_system_is_compared_with_nobody(tmp_path: Path) -> None:

@@ -116,9 +116,14 @@ def ordered(systems: Systems, first: Sequence[str]) -> dict[str, Sequence[Run]]:
     Raises:
         ConfigError: if a name is no system's.
     """
-    if unknown := [name for name in first if name not in systems]:
-        raise ConfigError(f"there is no result of {unknown[0]!r}; there are {', '.join(map(repr, systems)) or 'none'}")
+    known(systems, first)
     return {name: systems[name] for name in dict.fromkeys([*first, *systems])}
+
+
+def known(systems: Systems, names: Sequence[str]) -> None:
+    """Raise :class:`~cllmfs.errors.ConfigError` if a name is no system's."""
+    if unknown := [name for name in names if name not in systems]:
+        raise ConfigError(f"there is no result of {unknown[0]!r}; there are {', '.join(map(repr, systems)) or 'none'}")
 
 
 def write_report(
@@ -127,6 +132,7 @@ def write_report(
     *,
     split: str = "test",
     order: Sequence[str] = (),
+    baseline: str | None = None,
     plot: bool = True,
     title: str = TITLE,
 ) -> None:
@@ -136,19 +142,21 @@ def write_report(
         results: a results folder.
         output: the page's file, whose folder is made if need be; pictures are named after it.
         split: which split's results.
-        order: systems that come first; the second is the baseline, with which all are compared.
+        order: systems that come first.
+        baseline: system with which all are compared; the second, if none is named.
         plot: draw the pictures.
         title: the page's heading.
 
     Raises:
         DataError: if the results cannot be read or compared, or there is none with shots.
-        ConfigError: if a name in ``order`` is no system's, or the pictures cannot be drawn.
+        ConfigError: if a name in ``order`` or the baseline's is no system's, or the pictures cannot be drawn.
     """
     systems = ordered(read_results(results, split), order)
+    known(systems, [] if baseline is None else [baseline])
     check(systems)
     if not any(run.k for runs in systems.values() for run in runs):
         raise DataError(f"{results} must hold results with shots, got none of the {split} split")
-    baseline = list(systems)[min(1, len(systems) - 1)]
+    baseline = baseline or list(systems)[min(1, len(systems) - 1)]
     page = Path(output)
     page.parent.mkdir(parents=True, exist_ok=True)
     pictures = _draw(systems, baseline, page) if plot else {}

@@ -29,7 +29,8 @@ MISSING = "-"
 def table(systems: Systems, baseline: str) -> list[list[str]]:
     """The F1 table, its head first: a row for each data set and k, then an average row for each k.
 
-    The last column is the first system's distance to the baseline; of the others :func:`differences` tells.
+    The last column is the first system's distance to the baseline, unless that is itself; of the others
+    :func:`differences` tells.
     """
     zero, others = zero_shot_systems(systems), _first(systems, baseline)
     head = ["data set", "k", *("zero-shot" if len(zero) == 1 else f"zero-shot {name}" for name in zero), *systems]
@@ -46,7 +47,7 @@ def table(systems: Systems, baseline: str) -> list[list[str]]:
 
 
 def _first(systems: Systems, baseline: str) -> list[str]:
-    return [name for name in systems if name != baseline][:1]
+    return [name for name in list(systems)[:1] if name != baseline]
 
 
 def _average_row(systems: Systems, baseline: str, datasets: Sequence[str], k: int) -> list[str]:

@@ -105,7 +105,11 @@ def report(
     split: Annotated[str, typer.Option("--split", help="dev | test")] = "test",
     first: Annotated[
         list[str] | None,
-        typer.Option("--first", metavar="NAME", help="systems in this order; the second is what all are compared with"),
+        typer.Option("--first", metavar="NAME", help="systems that come first, in this order"),
+    ] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="system that all are compared with; the second, if none is named"),
     ] = None,
     plot: Annotated[bool, typer.Option(help="draw learning curves and reliability; needs matplotlib")] = True,
     title: Annotated[str, typer.Option(help="the page's heading")] = "Few-shot results",
@@ -113,5 +117,5 @@ def report(
     """Make a page of a benchmark's results, with pictures."""
     from cllmfs.benchmark_report import write_report
 
-    write_report(results, output, split=split, order=first or (), plot=plot, title=title)
+    write_report(results, output, split=split, order=first or (), baseline=baseline, plot=plot, title=title)
     note(f"written: {output}")
