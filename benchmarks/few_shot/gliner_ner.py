@@ -140,7 +140,7 @@ if __name__ == "__main__":
     main(
         Baseline(
             "GLiNER",
-            GlinerRecipe(learning_rate=1e-5),
+            GlinerRecipe(learning_rate=1e-4),
             fine_tune,
             predict,
             ("gliner", "transformers", "torch"),
