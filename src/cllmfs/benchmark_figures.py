@@ -106,7 +106,8 @@ def plot_reliability(runs: Sequence[Run], path: Path) -> None:
         for k in ks:
             bins = [one for one in pooled_bins(runs, dataset, k) if one.spans >= LEAST_SPANS]
             confidences, accuracies = [one.confidence for one in bins], [one.accuracy for one in bins]
-            panel.plot(confidences, accuracies, color=colors[k], marker="o", markersize=2.5, linewidth=1.2)
+            line = {"color": colors[k], "marker": "o", "markersize": 2.5, "linewidth": 1.2}
+            panel.plot(confidences, accuracies, **line, clip_on=False)  # all right: a whole marker on the panel's edge
         _dress(panel, dataset)
         panel.set_ylim(0, 1)
         panel.set_aspect("equal")
