@@ -282,7 +282,7 @@ def tree_mask(branch: Tensor, bidirectional_prefix: bool) -> Tensor:
 
 
 def joined_mask(branch: Tensor, bidirectional_prefix: bool) -> Tensor:
-    """:func:`tree_mask` of all rows end to end without their padding: [1, N, N] bool for N real tokens."""
+    """:func:`tree_mask` of all rows end to end: ``branch`` [R, T] with N real tokens to a [1, N, N] bool."""
     row, column = (branch != PADDING).nonzero(as_tuple=True)
     seen = tree_mask(branch, bidirectional_prefix)[row[:, None], column[:, None], column]
     return (seen & (row[:, None] == row))[None]
