@@ -143,10 +143,11 @@ def main() -> None:
     shots = sample_k_shot(pool, arguments.k, arguments.seed)
     panels = {}
     for title, base, form in arguments.panel or PANELS:
-        tuned = form != UNTUNED
-        settings = [f"train.seed={arguments.seed}", "calibrate.folds=0"]
-        ner = EntityRecognizer(base, config=Config().with_settings([*settings, *[f"loss.contrastive={form}"] * tuned]))
-        if tuned:
+        config = Config().with_settings([f"train.seed={arguments.seed}", "calibrate.folds=0"])
+        if form == UNTUNED:
+            ner = EntityRecognizer(base, config=config)
+        else:
+            ner = EntityRecognizer(base, config=config.with_settings([f"loss.contrastive={form}"]))
             ner.fit(shots, labels=labels)
         panels[title] = gather(ner._extractor, shown[: arguments.sentences], labels, Config().loss.contrastive_layer)
         print(f"{title}: neighbour {panels[title].neighbours_agree():.3f}, anchor {panels[title].anchors_agree():.3f}")

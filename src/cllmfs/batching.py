@@ -196,7 +196,7 @@ class Batch:
     @property
     def tokens(self) -> int:
         """Real tokens, padding left out."""
-        return int((self.branch != PADDING).sum())
+        return sum(map(len, self.rows))
 
     def to(self, device: torch.device) -> Batch:
         """A copy with every tensor on ``device``."""
@@ -279,13 +279,6 @@ def tree_mask(branch: Tensor, bidirectional_prefix: bool) -> Tensor:
     if bidirectional_prefix:
         seen = seen | ((viewer == PREFIX) & (viewed == PREFIX))
     return seen | torch.eye(width, dtype=torch.bool, device=branch.device)
-
-
-def joined_mask(branch: Tensor, bidirectional_prefix: bool) -> Tensor:
-    """:func:`tree_mask` of all rows end to end: ``branch`` [R, T] with N real tokens to a [1, N, N] bool."""
-    row, column = (branch != PADDING).nonzero(as_tuple=True)
-    seen = tree_mask(branch, bidirectional_prefix)[row[:, None], column[:, None], column]
-    return (seen & (row[:, None] == row))[None]
 
 
 def pack(items: Iterable[Item], budget: int, length: Callable[[Item], int] = len) -> Iterator[list[Item]]:  # type: ignore[assignment]

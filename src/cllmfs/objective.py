@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import DynamicCache
 
-from cllmfs.batching import IGNORE, PADDING, Batch, joined_mask, tree_mask
+from cllmfs.batching import IGNORE, PADDING, Batch, tree_mask
 from cllmfs.config import LossConfig
 from cllmfs.losses import ContrastiveBatch, contrastive_loss, cross_view
 from cllmfs.model import Backbone, Hidden
@@ -76,21 +76,25 @@ def _run_joined(
     backbone: Backbone, batch: Batch, bidirectional: bool, layer: int | None, embeds: Tensor | None
 ) -> Hidden:
     """:func:`run` with all rows end to end in one, blind to each other; the states of padding are zeros."""
-    real = batch.branch != PADDING
-    hidden = backbone.forward(
-        batch.ids[real][None] if embeds is None else None,
-        joined_mask(batch.branch, bidirectional),
-        batch.positions[real][None],
-        embeds=None if embeds is None else embeds[real][None],
-        layer=layer,
-        cases=None if batch.cases is None else batch.cases[real][None],
-    )
+    row, column = (batch.branch != PADDING).nonzero(as_tuple=True)
+    seen = tree_mask(batch.branch, bidirectional)[row[:, None], column[:, None], column] & (row[:, None] == row)
+
+    def joined(padded: Tensor) -> Tensor:
+        return padded[row, column][None]
 
     def parted(states: Tensor) -> Tensor:
-        padded = states.new_zeros(*real.shape, states.shape[-1])
-        padded[real] = states[0]
+        padded = states.new_zeros(*batch.branch.shape, states.shape[-1])
+        padded[row, column] = states[0]
         return padded
 
+    hidden = backbone.forward(
+        joined(batch.ids) if embeds is None else None,
+        seen[None],
+        joined(batch.positions),
+        embeds=None if embeds is None else joined(embeds),
+        layer=layer,
+        cases=None if batch.cases is None else joined(batch.cases),
+    )
     return Hidden(parted(hidden.last), None if hidden.layer is None else parted(hidden.layer))
 
 
