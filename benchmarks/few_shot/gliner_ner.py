@@ -1,8 +1,8 @@
 """The peer GLiNER, trained on the sources of cllmfs-mini: every stretch of words is scored against every type's name.
 
 GLiNER (Zaratiana et al. 2024, arXiv 2311.08526; https://github.com/urchade/GLiNER) 0.2.29 from the folder that
-``gliner_source.py`` leaves, fine-tuned on the shots by its own trainer; without shots it answers as it is. The names of
-types, shots, test sentences and scorer are those of the other systems. It needs transformers below 5.17, so it has an
+``gliner_source.py`` leaves, fine-tuned on the shots by its own trainer; without shots it answers as it is. Shots,
+test sentences and scorer are those of the other systems. It needs transformers below 5.17, so it has an
 environment of its own, in which cllmfs brings no dependencies along:
 
     python -m venv .venv-gliner
@@ -59,7 +59,7 @@ class Asker:
 
 
 def type_name(label: str) -> str:
-    """The words of a label."""
+    """The words of a label, in its own letter case; ``cllmfs.prompts.verbalize`` also parts and lowers capitals."""
     return " ".join(label.replace("_", " ").replace("-", " ").split())
 
 
