@@ -450,5 +450,5 @@ def test_cllmfs_is_a_system(tmp_path: Path, data: Path, tiny_base: Path, monkeyp
         benchmark_adapter.main()
         documents, facts = read_answer(folder, read_task(folder).texts)
         assert len(documents) == 2 and all(span.score is not None for one in documents for span in one.spans)
-        assert facts["chosen"].get("steps") == (2 if given else None)
+        assert facts["chosen"].get("steps") == (2 if given else None) and facts["device"]
         assert "torch" in facts["versions"]

@@ -189,6 +189,16 @@ def test_what_a_result_says_beside_f1_is_read(tmp_path: Path) -> None:
     assert run.episode == (Counts(1, 2, 3), Counts(40, 60, 60))
 
 
+@pytest.mark.parametrize(("device", "train_seconds"), [("cpu", 7.0), ("NVIDIA H200", None)])
+def test_seconds_on_a_gpu_are_not_compared(tmp_path: Path, device: str, train_seconds: float | None) -> None:
+    folder = put(tmp_path, RUNS[1])
+    path = folder / "cllmfs" / "alpha" / "test-5-shot-0.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    write_result(path, record | {"seconds": {"train": 7.0, "predict": 4.0}, "device": device})
+    (run,) = results.read_results(folder, "test")["cllmfs"]
+    assert run.train_seconds == train_seconds and (run.sentences_per_second is None) == (train_seconds is None)
+
+
 def test_episodes_are_summed_and_stand_apart(systems: dict[str, list[Run]]) -> None:
     def episode(seed: int, joined: Counts, apart: Counts, sentences: int = 2) -> Run:
         counts = EpisodeCounts(joined, apart)

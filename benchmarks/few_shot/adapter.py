@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from cllmfs.benchmark_task import Task, serve
+from cllmfs.benchmark_task import Task, device_name, serve
 from cllmfs.formats import tokenised
 from cllmfs.schema import Document, Example
 from cllmfs.tagging import TokenSpan, tags_of_spans
@@ -64,6 +64,11 @@ class Baseline:
     base: str = ""
     asks: bool = False
     facts: Callable[[Any], dict[str, Any]] = lambda _: {}
+
+
+def device_facts(model: Any) -> dict[str, Any]:
+    """The fact of a torch module: where it is."""
+    return {"device": device_name(next(model.parameters()).device)}
 
 
 def token_texts(example: Example) -> list[str]:

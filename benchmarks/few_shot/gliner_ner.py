@@ -9,9 +9,10 @@ environment of its own, in which cllmfs brings no dependencies along:
     .venv-gliner/bin/pip install -r benchmarks/few_shot/requirements-gliner.txt
     .venv-gliner/bin/pip install --no-deps -e .
 
-All types are asked of every sentence, in training as in answering. Words are the data's tokens, so offsets are exact; a
-span is as long as the longest of the shots, at least 12 words. Loss and gradient norm are GLiNER's. The steps are 20
-passes over the shots, at least 300 and at most 3,000; how the rate was chosen is in the README.
+All types are asked of every sentence, in training as in answering, by the names that cllmfs asks them by. Words are the
+data's tokens, so offsets are exact; a span is as long as the longest of the shots, at least 12 words. Loss and gradient
+norm are GLiNER's. The steps are 20 passes over the shots, at least 300 and at most 3,000; how the rate was chosen is in
+the README.
 
 Knows GLiNER; it is a system of ``cllmfs benchmark``, as config.toml names it.
 """
@@ -37,6 +38,7 @@ import transformers
 from gliner import GLiNER
 
 from benchmarks.few_shot.adapter import Baseline, Recipe, main, token_spans, token_texts
+from cllmfs.prompts import verbalize
 from cllmfs.schema import Document, Example, Span
 
 
@@ -58,16 +60,11 @@ class Asker:
     threshold: float
 
 
-def type_name(label: str) -> str:
-    """The words of a label, in its own letter case; ``cllmfs.prompts.verbalize`` also parts and lowers capitals."""
-    return " ".join(label.replace("_", " ").replace("-", " ").split())
-
-
 def fine_tune(base: str, shots: Sequence[Example], recipe: GlinerRecipe, seed: int, labels: Sequence[str]) -> Asker:
     """Train on the shots, if there are any."""
     transformers.set_seed(seed)
     model = GLiNER.from_pretrained(base, local_files_only=True)
-    asker = Asker(model, {type_name(label): label for label in labels}, recipe.threshold)
+    asker = Asker(model, {verbalize(label): label for label in labels}, recipe.threshold)
     if not shots:
         return asker
     spans = [token_spans(shot) for shot in shots]
@@ -77,7 +74,7 @@ def fine_tune(base: str, shots: Sequence[Example], recipe: GlinerRecipe, seed: i
     rows = [
         {
             "tokenized_text": token_texts(shot),
-            "ner": [(start, end - 1, type_name(label)) for start, end, label in part],
+            "ner": [(start, end - 1, verbalize(label)) for start, end, label in part],
             "ner_labels": list(asker.labels),
         }
         for shot, part in zip(shots, spans, strict=True)

@@ -14,7 +14,7 @@ here, and the longest mention, 8 words by default, because it could not even lea
 of mit_movie_trivia).
 
 The steps are 20 passes over the shots, at least 300 and at most 3,000; how the learning rate was chosen is in the
-README.
+README. Its trainer takes a GPU where there is one.
 
 Knows SpanMarker; it is a system of ``cllmfs benchmark``, as config.toml names it.
 """
@@ -42,7 +42,16 @@ import transformers
 from span_marker import SpanMarkerModel, Trainer
 from span_marker.data_collator import SpanMarkerDataCollator
 
-from benchmarks.few_shot.adapter import Baseline, Recipe, main, tag_names, to_tags, token_spans, token_texts
+from benchmarks.few_shot.adapter import (
+    Baseline,
+    Recipe,
+    device_facts,
+    main,
+    tag_names,
+    to_tags,
+    token_spans,
+    token_texts,
+)
 from cllmfs.schema import Document, Example, Span
 
 
@@ -146,5 +155,6 @@ if __name__ == "__main__":
             fine_tune,
             predict,
             ("span_marker", "transformers", "torch"),
+            facts=device_facts,
         )
     )

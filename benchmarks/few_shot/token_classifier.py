@@ -1,7 +1,8 @@
 """The plain baseline: an encoder with a linear BIO head, all weights fine-tuned on the shots, or LoRA and the head.
 
 A system of ``cllmfs benchmark``, as config.toml names it. The first sub-word of a token carries its tag; decoding is
-argmax, a stray I- tag opens a span as conlleval reads it. How the recipe was chosen is in the README.
+argmax, a stray I- tag opens a span as conlleval reads it. It runs on a GPU where there is one. How the recipe was
+chosen is in the README.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from transformers import AutoModelForTokenClassification, AutoTokenizer, get_lin
 from benchmarks.few_shot.adapter import (
     Baseline,
     Recipe,
+    device_facts,
     drawn_batches,
     main,
     tag_names,
@@ -36,6 +38,7 @@ from cllmfs.tagging import TokenSpan, spans_of_tags
 
 IGNORED = -100
 MAX_POSITIONS = 512
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,7 @@ def fine_tune(encoder: str, shots: Sequence[Example], recipe: TaggerRecipe, seed
     model: Any = AutoModelForTokenClassification.from_pretrained(encoder, num_labels=len(names))
     if recipe.lora:
         model = with_lora(model, recipe.lora)
+    model.to(DEVICE)
     rows = [encode(tokenizer, shot) for shot in shots]
     tags = [[ids[tag] for tag in to_tags(token_spans(shot), len(shot.token_offsets or ()))] for shot in shots]
     optimizer, schedule = optimisation(model, recipe, recipe.steps(len(rows)))
@@ -129,7 +133,7 @@ def fine_tune(encoder: str, shots: Sequence[Example], recipe: TaggerRecipe, seed
         batch = [rows[index] for index in chosen]
         inputs, mask = collate(batch, tokenizer.pad_token_id)
         gold = targets(batch, [tags[index] for index in chosen], inputs.shape[1])
-        loss = model(input_ids=inputs, attention_mask=mask, labels=gold).loss
+        loss = model(input_ids=inputs.to(DEVICE), attention_mask=mask.to(DEVICE), labels=gold.to(DEVICE)).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
         optimizer.step()
@@ -148,7 +152,8 @@ def predict(tagger: Tagger, examples: Sequence[Example], batch_tokens: int = 409
     with torch.inference_mode():
         for batch in pack(range(len(rows)), batch_tokens, lambda index: len(rows[index].ids)):
             inputs, mask = collate([rows[index] for index in batch], tagger.tokenizer.pad_token_id)
-            best = tagger.model(input_ids=inputs, attention_mask=mask).logits.argmax(-1).tolist()
+            logits = tagger.model(input_ids=inputs.to(tagger.model.device), attention_mask=mask.to(tagger.model.device))
+            best = logits.logits.argmax(-1).tolist()
             for line, index in zip(best, batch, strict=True):
                 tags = [tagger.names[line[place]] if place >= 0 else "O" for place in rows[index].firsts]
                 found[index] = document(examples[index], spans_of_tags(tags))
@@ -169,6 +174,7 @@ BASELINE = Baseline(
     predict,
     ("transformers", "torch", "peft"),
     options=("lora",),
+    facts=lambda tagger: device_facts(tagger.model),
 )
 
 if __name__ == "__main__":

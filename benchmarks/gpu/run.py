@@ -5,7 +5,8 @@
 Training in bf16 with LoRA, trees beside a row for each sentence and type through ``transformers.Trainer``, with and
 without activations computed anew; tokens a second, their share of the matrix rate measured in the same run, peak
 memory; decoding at 1 to 64 types. ``--base DIR --weights nf4`` takes a base from disk in four bits instead. The script
-runs on a CPU too, where ``--shape tiny`` tries it.
+runs on a CPU too, where ``--shape tiny`` tries it. Operations of grouped-query attention are counted by torch 2.13, not
+by 2.11.
 """
 
 from __future__ import annotations
@@ -103,8 +104,10 @@ def decoding(backbone: Backbone, axis: Sequence[int], sentences: int, repetition
     return {types: round(sentences / statistics.median(times), 2) for types, times in seconds.items()}
 
 
-def measure(make: Callable[[], Backbone], arguments: argparse.Namespace) -> dict[str, Any]:
-    """Everything about one base."""
+def measure(
+    make: Callable[[], Backbone], arguments: argparse.Namespace, keep: Callable[[dict[str, Any]], None]
+) -> None:
+    """Everything about one base; what is known so far is kept after every part, since a large base takes long."""
     types, steps, repetitions = arguments.types, arguments.steps, arguments.repetitions
     backbone = make()
     device, dtype = backbone.device, backbone.model.dtype
@@ -115,14 +118,16 @@ def measure(make: Callable[[], Backbone], arguments: argparse.Namespace) -> dict
         "matrix_flops_per_second": round(matrix_rate(backbone.width, device, dtype, repetitions)),
         "decoding": decoding(backbone, arguments.axis, arguments.sentences, repetitions),
     }
+    keep(found)
     del backbone
     for wish in ("off", "on"):
         settings = [f"train.activation_checkpointing={wish}"]
         made = training(make, types, steps, repetitions, settings)
         made["share_of_matrix_rate"] = round(made["flops_per_second"] / found["matrix_flops_per_second"], 4)
         found[f"training, trees, activations anew {wish}"] = made
+        keep(found)
     found["training, naive"] = naive_training(make, types, steps, repetitions)
-    return found
+    keep(found)
 
 
 def main() -> None:
@@ -149,9 +154,9 @@ def main() -> None:
         else partial(load_backbone, arguments.base, weights=arguments.weights)
     )
     content = json.loads(arguments.output.read_text()) if arguments.output.is_file() else {}
-    content[arguments.shape or f"{Path(arguments.base).name}, {arguments.weights}"] = measure(make, arguments)
-    write_result(arguments.output, content)
-    print(json.dumps(content, indent=1))
+    name = arguments.shape or f"{Path(arguments.base).name}, {arguments.weights}"
+    measure(make, arguments, lambda found: write_result(arguments.output, content | {name: found}))
+    print(arguments.output.read_text(encoding="utf-8"), end="")
 
 
 if __name__ == "__main__":

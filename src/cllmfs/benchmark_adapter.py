@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cllmfs.bases import MINI
-from cllmfs.benchmark_task import Task, serve
+from cllmfs.benchmark_task import Task, device_name, serve
 from cllmfs.config import Config
 from cllmfs.recognizer import EntityRecognizer
 from cllmfs.schema import Document, Example, LabelSet
@@ -33,9 +33,13 @@ def predict(recognizer: EntityRecognizer, texts: Sequence[Example]) -> list[Docu
 
 
 def facts(recognizer: EntityRecognizer, _: Task) -> dict[str, Any]:
-    """What the recogniser chose."""
+    """What the recogniser chose, and where it ran."""
     chosen = {key: value for key, value in recognizer.shots.items() if key != "mentions"}
-    return {"chosen": {**chosen, **recognizer.scores}, "calibration": recognizer.calibration.to_dict()}
+    return {
+        "chosen": {**chosen, **recognizer.scores},
+        "calibration": recognizer.calibration.to_dict(),
+        "device": device_name(recognizer.device),
+    }
 
 
 def main() -> None:

@@ -67,7 +67,7 @@ def markdown(
         parts.append("Spans of all supports together; bins of few spans are left out. On the dashed line: calibrated.")
     if seconds := costs(systems):
         parts.append("## Time")
-        parts.append("Medians over all runs, on whatever else the machine was doing: orders of magnitude.")
+        parts.append("Medians over all runs on a CPU, whatever else the machine was doing: orders of magnitude.")
         parts.append(pipes(readable(seconds)))
     if TIMES in shown:
         parts.append(f"![Strict F1 over seconds of learning, a panel for each data set]({shown[TIMES]})")

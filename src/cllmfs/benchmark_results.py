@@ -42,7 +42,7 @@ class Run:
             (:class:`~cllmfs.evaluation.StringCounts`); never to be compared with ``f1``.
         boundary: F1 in percent of spans whose label is ignored.
         typing: share in percent of right labels among spans with right boundaries, if there is such a span.
-        train_seconds: that learning took, if the system said so.
+        train_seconds: that learning took on a CPU, if the system said so; those of GPUs are not comparable.
         sentences_per_second: that were answered, likewise.
         episode: counts to be summed, if the run is an episode.
     """
@@ -101,7 +101,8 @@ def read_results(folder: str | Path, split: str) -> dict[str, list[Run]]:
 
 
 def _run(record: Mapping[str, Any]) -> Run:
-    scores, confidence, seconds = record["scores"], record["confidence"] or {}, record.get("seconds", {})
+    scores, confidence = record["scores"], record["confidence"] or {}
+    seconds = record.get("seconds", {}) if record.get("device", "cpu") == "cpu" else {}
     count, strings = scores["sentences"]["count"], scores.get("paper_line")
     names = StringCounts().counts()
     return Run(

@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, overload
 
+import torch
 from peft import set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -74,6 +75,11 @@ class EntityRecognizer:
     def trained(self) -> bool:
         """Whether an adapter was trained or loaded."""
         return self._backbone.peft is not None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self._backbone.device
 
     def fit(
         self,
