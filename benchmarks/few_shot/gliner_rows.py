@@ -13,10 +13,7 @@ from typing import Any
 
 import numpy as np
 from augment import pick, shuffled
-from data import Source, pick_item, pick_source
-
-# As in training/mini/data.py: types by their plain name, sentences in small letters.
-PLAIN_SHARE, LOWER_SHARE = 0.4, 0.25
+from data import LOWER_CASE_SHARE, PLAIN_NAME_SHARE, Source, pick_item, pick_source
 
 
 def drawn_row(sources: Sequence[Source], types: int, seed: int, index: int) -> dict[str, Any]:
@@ -34,11 +31,11 @@ def drawn_row(sources: Sequence[Source], types: int, seed: int, index: int) -> d
     names: dict[str, str] = {}
     for label in [*sorted(inside), *absent[:count]]:
         options = source.types[label].names
-        name = options[0] if rng.random() < PLAIN_SHARE else pick(rng, options)
+        name = options[0] if rng.random() < PLAIN_NAME_SHARE else pick(rng, options)
         # Two types never go by one name: the later is not asked.
         if name.casefold() not in {other.casefold() for other in names.values()}:
             names[label] = name
-    words = [word.lower() for word in item.tokens] if rng.random() < LOWER_SHARE else item.tokens
+    words = [word.lower() for word in item.tokens] if rng.random() < LOWER_CASE_SHARE else item.tokens
     mentions = [(start, end - 1, names[label]) for start, end, label in item.spans if label in names]
     return {"tokenized_text": words, "ner": mentions, "ner_labels": shuffled(rng, list(names.values()))}
 

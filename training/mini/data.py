@@ -37,6 +37,8 @@ __all__ = [
 ]
 
 MAX_HELD_OUT_TYPES = 12
+PLAIN_NAME_SHARE = 0.4  # of the types asked go by their first name
+LOWER_CASE_SHARE = 0.25  # of the sentences are in small letters
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ def _choose_types(source: Source, item: TrainingItem, rng: Rng) -> list[TypeName
 
 
 def _ask(kind: TypeNames, rng: Rng) -> QueriedType:
-    name = kind.names[0] if rng.random() < 0.4 else pick(rng, kind.names[1:])
+    name = kind.names[0] if rng.random() < PLAIN_NAME_SHARE else pick(rng, kind.names[1:])
     if rng.random() < 0.15:
         name = (name.lower(), name.title(), name.upper(), name.replace(" ", "_"))[int(rng.random() * 4)]
     return QueriedType(kind.key, name, pick(rng, kind.descriptions) if rng.random() < 0.35 else "")
@@ -138,11 +140,11 @@ def _change_case(example: Example, rng: Rng) -> Example:
     """A quarter of the sentences in small letters, a few in capitals or with every word's first letter a capital."""
     point = rng.random()
     text = example.text
-    if point < 0.25:
+    if point < LOWER_CASE_SHARE:
         text = text.lower()
-    elif point < 0.27:
+    elif point < LOWER_CASE_SHARE + 0.02:
         text = text.upper()
-    elif point < 0.29:
+    elif point < LOWER_CASE_SHARE + 0.04:
         text = text.title()
     # A few letters change their number with their case, which would move the spans.
     return replace(example, text=text) if len(text) == len(example.text) else example
