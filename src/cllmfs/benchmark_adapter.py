@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cllmfs.bases import MINI
-from cllmfs.benchmark_task import Task, device_name, serve
+from cllmfs.benchmark_task import Task, serve
 from cllmfs.config import Config
 from cllmfs.recognizer import EntityRecognizer
 from cllmfs.schema import Document, Example, LabelSet
@@ -38,7 +38,7 @@ def facts(recognizer: EntityRecognizer, _: Task) -> dict[str, Any]:
     return {
         "chosen": {**chosen, **recognizer.scores},
         "calibration": recognizer.calibration.to_dict(),
-        "device": device_name(recognizer.device),
+        "device": recognizer.device.type,
     }
 
 

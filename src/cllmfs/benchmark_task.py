@@ -5,7 +5,7 @@
     texts.jsonl  {"text": "...", "tokens": [[0, 3], ...]}
     spans.jsonl  {"spans": [{"start": 0, "end": 3, "label": "...", "score": 0.9}]}, a line for each text, by the system
     facts.json   {"seconds": {"train": 1.0, "predict": 2.0}, "peak_megabytes": 300, "versions": {...}, ...}, likewise;
-                 "device" is the processor's type or the GPU's name, the CPU if there is none
+                 "device" is the type of a torch device; cpu, if it is not there
 
 All offsets are code points, the end exclusive. A system is any program that reads the first three and writes the last
 two. Knows this folder; needs nothing but Python, so that a peer's environment can import it.
@@ -130,15 +130,6 @@ def serve(
     }
     (folder / "facts.json").write_text(json.dumps(record), encoding="utf-8")
     _write_lines(folder / "spans.jsonl", ({"spans": [s.to_dict() for s in one.spans]} for one in documents))
-
-
-def device_name(device: Any) -> str:
-    """What the facts say of a torch device: its type, or the GPU's name."""
-    if device.type != "cuda":
-        return str(device.type)
-    import torch  # only a system that has a GPU has it for certain
-
-    return torch.cuda.get_device_name(device)
 
 
 def peak_megabytes() -> float:
