@@ -66,11 +66,6 @@ class Baseline:
     facts: Callable[[Any], dict[str, Any]] = lambda _: {}
 
 
-def device_facts(model: Any) -> dict[str, Any]:
-    """The fact of a torch module: the type of the device that it is on."""
-    return {"device": next(model.parameters()).device.type}
-
-
 def token_texts(example: Example) -> list[str]:
     """The tokens."""
     return [example.text[start:end] for start, end in example.token_offsets or ()]

@@ -23,7 +23,7 @@ if __name__ == "__main__":
 
 import torch
 
-from benchmarks.few_shot.adapter import Baseline, Recipe, device_facts, main
+from benchmarks.few_shot.adapter import Baseline, Recipe, main
 from benchmarks.speed.naive import CONSTRAINTS, NaiveDecoder, PromptRows, train
 from cllmfs.bases import MINI
 from cllmfs.batching import RowBuilder
@@ -93,8 +93,9 @@ def predict(model: Answerer, examples: Sequence[Example], chunk: int = 64) -> li
 
 def facts(model: Answerer) -> dict[str, Any]:
     """The steps are by prompts; answers that no constraint held to spans are counted."""
+    device = model.decoder.backbone.device.type
     counts = {} if model.decoder.constraint == "spans" else {"answers": dict(model.decoder.counts)}
-    return {"prompts": model.prompts, "steps": model.steps, **counts, **device_facts(model.decoder.backbone.model)}
+    return {"prompts": model.prompts, "steps": model.steps, "device": device, **counts}
 
 
 BASELINE = Baseline(

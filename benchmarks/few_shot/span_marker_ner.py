@@ -42,16 +42,7 @@ import transformers
 from span_marker import SpanMarkerModel, Trainer
 from span_marker.data_collator import SpanMarkerDataCollator
 
-from benchmarks.few_shot.adapter import (
-    Baseline,
-    Recipe,
-    device_facts,
-    main,
-    tag_names,
-    to_tags,
-    token_spans,
-    token_texts,
-)
+from benchmarks.few_shot.adapter import Baseline, Recipe, main, tag_names, to_tags, token_spans, token_texts
 from cllmfs.schema import Document, Example, Span
 
 
@@ -155,6 +146,6 @@ if __name__ == "__main__":
             fine_tune,
             predict,
             ("span_marker", "transformers", "torch"),
-            facts=device_facts,
+            facts=lambda model: {"device": model.device.type},
         )
     )

@@ -24,7 +24,6 @@ from transformers import AutoModelForTokenClassification, AutoTokenizer, get_lin
 from benchmarks.few_shot.adapter import (
     Baseline,
     Recipe,
-    device_facts,
     drawn_batches,
     main,
     tag_names,
@@ -38,7 +37,6 @@ from cllmfs.tagging import TokenSpan, spans_of_tags
 
 IGNORED = -100
 MAX_POSITIONS = 512
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @dataclass(frozen=True)
@@ -76,11 +74,11 @@ def encode(tokenizer: Any, example: Example) -> Row:
     return Row(list(encoded["input_ids"]), firsts)
 
 
-def collate(rows: Sequence[Row], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids and attention mask, both [rows, longest row]."""
+def collate(rows: Sequence[Row], pad: int, device: torch.device | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and attention mask, both [rows, longest row]; on the CPU unless told otherwise."""
     width = max(len(row.ids) for row in rows)
-    ids = torch.tensor([row.ids + [pad] * (width - len(row.ids)) for row in rows])
-    mask = torch.tensor([[1] * len(row.ids) + [0] * (width - len(row.ids)) for row in rows])
+    ids = torch.tensor([row.ids + [pad] * (width - len(row.ids)) for row in rows], device=device)
+    mask = torch.tensor([[1] * len(row.ids) + [0] * (width - len(row.ids)) for row in rows], device=device)
     return ids, mask
 
 
@@ -124,16 +122,16 @@ def fine_tune(encoder: str, shots: Sequence[Example], recipe: TaggerRecipe, seed
     model: Any = AutoModelForTokenClassification.from_pretrained(encoder, num_labels=len(names))
     if recipe.lora:
         model = with_lora(model, recipe.lora)
-    model.to(DEVICE)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
     rows = [encode(tokenizer, shot) for shot in shots]
     tags = [[ids[tag] for tag in to_tags(token_spans(shot), len(shot.token_offsets or ()))] for shot in shots]
     optimizer, schedule = optimisation(model, recipe, recipe.steps(len(rows)))
     model.train()
     for chosen in drawn_batches(len(rows), recipe, seed):
         batch = [rows[index] for index in chosen]
-        inputs, mask = collate(batch, tokenizer.pad_token_id)
-        gold = targets(batch, [tags[index] for index in chosen], inputs.shape[1])
-        loss = model(input_ids=inputs.to(DEVICE), attention_mask=mask.to(DEVICE), labels=gold.to(DEVICE)).loss
+        inputs, mask = collate(batch, tokenizer.pad_token_id, model.device)
+        gold = targets(batch, [tags[index] for index in chosen], inputs.shape[1]).to(model.device)
+        loss = model(input_ids=inputs, attention_mask=mask, labels=gold).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
         optimizer.step()
@@ -151,9 +149,9 @@ def predict(tagger: Tagger, examples: Sequence[Example], batch_tokens: int = 409
     found: list[Document] = [Document("", ())] * len(rows)
     with torch.inference_mode():
         for batch in pack(range(len(rows)), batch_tokens, lambda index: len(rows[index].ids)):
-            inputs, mask = collate([rows[index] for index in batch], tagger.tokenizer.pad_token_id)
-            logits = tagger.model(input_ids=inputs.to(tagger.model.device), attention_mask=mask.to(tagger.model.device))
-            best = logits.logits.argmax(-1).tolist()
+            chosen = [rows[index] for index in batch]
+            inputs, mask = collate(chosen, tagger.tokenizer.pad_token_id, tagger.model.device)
+            best = tagger.model(input_ids=inputs, attention_mask=mask).logits.argmax(-1).tolist()
             for line, index in zip(best, batch, strict=True):
                 tags = [tagger.names[line[place]] if place >= 0 else "O" for place in rows[index].firsts]
                 found[index] = document(examples[index], spans_of_tags(tags))
@@ -174,7 +172,7 @@ BASELINE = Baseline(
     predict,
     ("transformers", "torch", "peft"),
     options=("lora",),
-    facts=lambda tagger: device_facts(tagger.model),
+    facts=lambda tagger: {"device": tagger.model.device.type},
 )
 
 if __name__ == "__main__":
