@@ -27,7 +27,7 @@ SETTINGS = (
     "lora.rank=2",
     "lora.keep=0.6",
     "decode.end_bias=-20",
-    "calibrate.shift=0.75",
+    "calibrate.scarce_shift=0.75",
 )
 TRUST = {"slope": 0.5, "shift": 0.25, "threshold": 0.125, "thresholds": {"person": 0.75}, "vote": 0.25}
 FILES = {"cllmfs.json", "adapter_config.json", "adapter_model.safetensors", "README.md"}
@@ -97,8 +97,9 @@ def test_the_manifest_is_complete(kept: Path, trained: EntityRecognizer, own_bas
     assert record["prompt"]["before"] == "S:"
     assert record["scores"] == {} and record["trained"] is True
     expected = record["config"]["calibrate"]
-    assert expected["shift"] == 0.75
-    fitted = {name: expected[name] for name in ("slope", "vote", "shift", "threshold")}
+    assert expected["scarce_shift"] == 0.75
+    fitted = {name: expected[name] for name in ("slope", "vote")}
+    fitted |= {name: expected[f"scarce_{name}"] for name in ("shift", "threshold")}
     assert record["calibration"] == {**fitted, "thresholds": {}}, "too few shots to fit another"
 
 

@@ -28,7 +28,7 @@ from cllmfs.extraction import Candidate, Extractor
 from cllmfs.model import Backbone
 from cllmfs.schema import Example, LabelSet, Span
 from cllmfs.training import Progress, ShotBatches, choose_rate
-from cllmfs.tuning import Adaptation, choose_share, fold_examples, prior_calibration
+from cllmfs.tuning import Adaptation, choose_share, fold_examples, prior_calibration, scarce_calibration
 
 NAMES = (
     ("Ada", "Bo", "Rome"), ("Kim", "Lea", "Oslo"), ("Zoe", "Max", "Lima"),
@@ -270,6 +270,28 @@ def test_without_parts_and_dev_set_the_expected_calibration_stays() -> None:
     ).run()
     assert made.calibration == Calibration(0.5, 0.3, 0.4)
     assert (made.dev_f1, made.held_out_f1) == (None, None)
+
+
+def test_scarce_shots_have_an_expected_calibration_of_their_own() -> None:
+    settings = (
+        "calibrate.vote=0.7",
+        "calibrate.slope=0.5",
+        "calibrate.scarce_shift=-2",
+        "calibrate.scarce_threshold=0.3",
+    )
+    made = adaptation(*settings, examples=SHOTS[:2])  # four persons and two places: just three a label
+    assert made.run().calibration == prior_calibration(made.config)
+    scarce = adaptation(*settings, examples=[SHOTS[0], example("Kim and Lea met.", person=["Kim"])])
+    assert scarce.run().calibration == Calibration(0.5, -2.0, 0.3, vote=0.7)
+
+
+def test_confidences_of_scarce_shots_are_lower_but_of_the_same_spans() -> None:
+    usual, scarce = prior_calibration(Config()), scarce_calibration(Config())
+    for score in (number / 1000 for number in range(1, 1000)):
+        for vote in (-6.0, -2.0, -0.1):
+            before, after = usual.confidence(score, vote), scarce.confidence(score, vote)
+            assert after < before
+            assert (after >= scarce.threshold) == (before >= usual.threshold)
 
 
 def told_by(made: Adaptation, **arguments: Any) -> list[Progress]:

@@ -206,6 +206,8 @@ class CalibrateConfig(_Section):
         low=0.0,
     )
     threshold: float = knob(0.2, "confidence from which a span is reported, expected before fitting", low=0.0, high=1.0)
+    scarce_shift: float = knob(-1.0, "shift where shots are too few to fit anything: below three mentions a type")
+    scarce_threshold: float = knob(0.1375, "threshold where shots are too few to fit anything", low=0.0, high=1.0)
     zero_shot_slope: float = knob(0.35, "slope of a base without shots", low=0.01)
     zero_shot_shift: float = knob(-1.2, "shift of a base without shots")
     zero_shot_threshold: float = knob(0.15, "threshold of a base without shots", low=0.0, high=1.0)

@@ -48,6 +48,7 @@ _LIFT = 0.4  # of log-odds, by which models that learnt from none of the shots w
 _CHUNK = 64  # sentences extracted at once
 _MANY = 100  # shots beyond which a single part is left out, a third of them
 _PART = 300  # of them at most
+_SCARCE = 3  # mentions a label, on average, below which no shots can be left out
 _FOLD_STEPS = 240  # beyond half of the steps: at most, for a model that only serves calibration
 
 
@@ -103,7 +104,7 @@ class Adaptation:
         self.examples = examples
         self.labels = labels
         self.config = extractor.config
-        self.prior = prior_calibration(self.config)
+        self.prior = scarce_calibration(self.config) if are_scarce(examples) else prior_calibration(self.config)
 
     def run(
         self,
@@ -239,7 +240,7 @@ class Adaptation:
                 for gold in [{span.key for span in example.spans}]
                 for winner in self._winners(example.text, candidates)
             ]
-        return _Trial(judged, Counter(span.label for example in examples for span in example.spans))
+        return _Trial(judged, _mentions(examples))
 
     def _winners(self, text: str, candidates: Sequence[Candidate]) -> list[Candidate]:
         """Those that stay when conflicts are settled by the confidences expected."""
@@ -282,6 +283,15 @@ def prior_calibration(config: Config) -> Calibration:
     return Calibration(expected.slope, expected.shift, expected.threshold, vote=expected.vote)
 
 
+def scarce_calibration(config: Config) -> Calibration:
+    """What the settings expect of the scores of a model of shots that are too few to measure anything.
+
+    Their confidences lie lower; by its threshold the same spans are reported as by :func:`prior_calibration`'s.
+    """
+    expected = config.calibrate
+    return Calibration(expected.slope, expected.scarce_shift, expected.scarce_threshold, vote=expected.vote)
+
+
 def zero_shot_calibration(config: Config) -> Calibration:
     """What the settings expect of an untrained base's scores."""
     expected = config.calibrate
@@ -289,16 +299,21 @@ def zero_shot_calibration(config: Config) -> Calibration:
     return Calibration(slope, shift, threshold, vote=expected.vote)
 
 
+def are_scarce(examples: Sequence[Example]) -> bool:
+    """Whether there are fewer than three mentions a label, on average: without half of them a type is hardly learnt."""
+    mentions = _mentions(examples)
+    return sum(mentions.values()) < _SCARCE * len(mentions)
+
+
 def fold_examples(examples: Sequence[Example], folds: int, seed: int) -> list[list[int]]:
     """Numbers of the examples in parts to leave out in turn; none where the shots are too few to leave any out.
 
-    Rare labels are spread first, so that what is left holds every label that occurs often enough. Fewer than three
-    mentions a label on average are too few: without its half of them a type is hardly learnt. Of more than 100 examples
-    one part is enough: a third of them, at most 300.
+    Rare labels are spread first, so that what is left holds every label that occurs often enough. Of more than 100
+    examples one part is enough: a third of them, at most 300.
     """
-    mentions = Counter(span.label for example in examples for span in example.spans)
-    if folds < 2 or len(examples) < 2 * folds or sum(mentions.values()) < 3 * len(mentions):
+    if folds < 2 or len(examples) < 2 * folds or are_scarce(examples):
         return []
+    mentions = _mentions(examples)
     rng = random.Random(f"{seed}/folds")
     order = sorted(range(len(examples)), key=lambda _: rng.random())
     if len(examples) > _MANY:
@@ -313,3 +328,7 @@ def fold_examples(examples: Sequence[Example], folds: int, seed: int) -> list[li
         parts[part].append(number)
         held[part].update(labels)
     return [sorted(part) for part in parts]
+
+
+def _mentions(examples: Sequence[Example]) -> Counter[str]:
+    return Counter(span.label for example in examples for span in example.spans)
