@@ -389,12 +389,12 @@ def test_diagrams_are_drawn_where_there_are_confidences(tmp_path: Path) -> None:
 
 def test_of_more_systems_than_colours_the_first_are_drawn(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    many = {str(number): [Run("alpha", 5, 0, 30.0 + number, 10, "s")] for number in range(9)}
-    for name, systems in (("many.png", many), ("eight.png", dict(list(many.items())[:8]))):
+    many = {str(number): [Run("alpha", 5, 0, 30.0 + number, 10, "s")] for number in range(10)}
+    for name, systems in (("many.png", many), ("nine.png", dict(list(many.items())[:9]))):
         figures.plot_curves(systems, tmp_path / name)
-    assert (tmp_path / "many.png").read_bytes() == (tmp_path / "eight.png").read_bytes()
+    assert (tmp_path / "many.png").read_bytes() == (tmp_path / "nine.png").read_bytes()
     page = report.markdown(many, "1", "test", {report.CURVES: "many.png"})
-    assert "Of the systems the first 8." in page
+    assert "Of the systems the first 9." in page
 
 
 def test_a_wide_table_of_few_rows_is_turned() -> None:
@@ -409,7 +409,7 @@ def test_a_wide_table_of_few_rows_is_turned() -> None:
 
 def test_one_k_of_many_systems_makes_no_curves(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    runs = [(f"s{number}", "alpha", 5, 0, "test", (30 + number, 9, 9), 10, "s", None) for number in range(9)]
+    runs = [(f"s{number}", "alpha", 5, 0, "test", (30 + number, 9, 9), 10, "s", None) for number in range(10)]
     report.write_report(put(tmp_path / "many", *runs), tmp_path / "page.md")
     assert sorted(path.name for path in tmp_path.glob("page*")) == ["page.md", "page_differences.png"]
     more = ("s0", "alpha", 1, 0, "test", (20, 9, 9), 10, "t", None)

@@ -24,7 +24,8 @@ from cllmfs.benchmark_results import (
 from cllmfs.errors import ConfigError
 from cllmfs.significance import bootstrap_interval
 
-# Okabe and Ito's colours, which the colour-blind tell apart, and markers for print without colours.
+# Okabe and Ito's colours, which the colour-blind tell apart, but brown for their yellow, which is faint on white; and
+# markers for print without colours.
 STYLES = (
     ("#0072B2", "o"),
     ("#D55E00", "s"),
@@ -34,6 +35,7 @@ STYLES = (
     ("#56B4E9", "P"),
     ("#000000", "X"),
     ("#999999", "*"),
+    ("#8C564B", "p"),
 )
 DASHES = (0, (4, 2))
 LEAST_SPANS = 20  # a bin of fewer says too little to be drawn
