@@ -156,14 +156,28 @@ def test_no_other_map_explains_the_spans_and_the_prior_better(judged: list[Judge
     assert all(cost(*other) > here for other in around)
 
 
-def test_a_lift_raises_the_map_and_the_thresholds_with_it() -> None:
+@pytest.mark.parametrize("lift", [0.2, 1.0])
+def test_a_lift_reports_what_raised_confidences_would_and_raises_none(lift: float) -> None:
     judged = [Judged(0.2 + number / 50, number % 3 > 0, "ab"[number % 2]) for number in range(30)]
-    gold, prior = {"a": 25, "b": 10}, Calibration(0.8, -0.5, 0.3)
-    plain, lifted = fit_calibration(judged, gold, prior), fit_calibration(judged, gold, prior, lift=0.4)
-    assert (lifted.slope, lifted.shift) == (plain.slope, plain.shift + 0.4)
-    confidences = [lifted.confidence(one.score) for one in judged]
-    assert lifted.threshold == expected_best_threshold(confidences, 35) > plain.threshold
-    assert lifted.thresholds["a"] > plain.thresholds["a"] > 0
+    gold, prior = {"a": 25, "b": 30}, Calibration(0.8, -0.5, 0.3)
+    plain, lifted = fit_calibration(judged, gold, prior), fit_calibration(judged, gold, prior, lift)
+    assert (lifted.slope, lifted.shift) == (plain.slope, plain.shift)
+    raised = replace(plain, shift=plain.shift + lift)
+    confidences = [raised.confidence(one.score) for one in judged]
+    common = expected_best_threshold(confidences, 55)
+    limits = {}
+    for label, mentions in gold.items():
+        own = sorted(
+            ((c, one.right) for c, one in zip(confidences, judged, strict=True) if one.label == label), reverse=True
+        )
+        weight = mentions / (mentions + 20)
+        limits[label] = weight * best_threshold(own, mentions) + (1 - weight) * common
+    reported = [one for one in judged if lifted.confidence(one.score) >= lifted.limit(one.label)]
+    assert reported == [one for one, c in zip(judged, confidences, strict=True) if c >= limits[one.label]]
+    assert 0 < len(reported) < len(judged)
+    assert [one for one in judged if lifted.confidence(one.score) >= lifted.threshold] == [
+        one for one, c in zip(judged, confidences, strict=True) if c >= common
+    ]
 
 
 @given(st.lists(JUDGED, min_size=1, max_size=12), st.lists(st.floats(0.0, 1.0), min_size=2))

@@ -93,13 +93,14 @@ def fit_calibration(
         judged: predicted spans of held-out sentences, at a low threshold.
         gold: mentions of each label in the same sentences.
         prior: the map expected before anything was seen; returned as it is if nothing was judged.
-        lift: added to the shift that was fitted, where the model to be calibrated is better than the one judged.
+        lift: log-odds by which the model to be calibrated may be more often right than the one judged. The thresholds
+            are chosen as if it were, which reports more; the confidences stay as they were fitted.
     """
     if not judged or not sum(gold.values()):
         return prior
     fitted = _fit_map(judged, prior)
-    fitted = replace(fitted, shift=fitted.shift + lift)
-    ranked = sorted(((fitted.confidence(one.score, one.vote), one.right, one.label) for one in judged), reverse=True)
+    lifted = replace(fitted, shift=fitted.shift + lift)
+    ranked = sorted(((lifted.confidence(one.score, one.vote), one.right, one.label) for one in judged), reverse=True)
     total = sum(gold.values())
     threshold = expected_best_threshold([confidence for confidence, _, _ in ranked], total)
     thresholds = {}
@@ -109,7 +110,8 @@ def fit_calibration(
             weight = mentions / (mentions + _LABEL_MENTIONS)
             best = best_threshold(own, mentions)
             thresholds[label] = weight * best + (1 - weight) * threshold
-    return replace(fitted, threshold=threshold, thresholds=thresholds)
+    lowered = {label: _logistic(_log_odds(limit) - lift) for label, limit in thresholds.items()}
+    return replace(fitted, threshold=_logistic(_log_odds(threshold) - lift), thresholds=lowered)
 
 
 def expected_best_threshold(confidences: Sequence[float], gold: int) -> float:
