@@ -15,7 +15,7 @@ from typing import Any
 
 from cllmfs.benchmark_task import Task, serve
 from cllmfs.formats import tokenised
-from cllmfs.schema import Document, Example
+from cllmfs.schema import Document, Example, Span
 from cllmfs.tagging import TokenSpan, tags_of_spans
 
 
@@ -74,6 +74,11 @@ def token_texts(example: Example) -> list[str]:
 def token_spans(example: Example) -> list[TokenSpan]:
     """The spans in tokens, end exclusive."""
     return tokenised(example)[1]
+
+
+def found_document(text: str, found: Iterable[tuple[int, int, str]]) -> Document:
+    """A text with spans that have no score; start and end in characters, and the label."""
+    return Document(text, tuple(Span(s, e, label, None, text[s:e]) for s, e, label in sorted(found)))
 
 
 def to_tags(spans: Iterable[TokenSpan], length: int) -> list[str]:

@@ -11,12 +11,10 @@ A system of ``cllmfs benchmark``, as config.toml names it; how the recipe was ch
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +24,17 @@ if __name__ == "__main__":
 
 import torch
 
-from benchmarks.speed.naive import Found, mentions_of, occurrences
+from benchmarks.few_shot.adapter import found_document
+from benchmarks.speed.naive import Found, grounded
 from cllmfs.alignment import tokenize
-from cllmfs.bases import MINI
 from cllmfs.batching import Row, collate, pack
-from cllmfs.benchmark_task import Task, serve
+from cllmfs.benchmark_adapter import run
+from cllmfs.benchmark_task import Task
 from cllmfs.config import Config
 from cllmfs.extraction import Extractor
 from cllmfs.loading import load_backbone
 from cllmfs.runners import CachedRunner, PlainRunner
-from cllmfs.schema import Document, Example, LabelSet, Span
+from cllmfs.schema import Document, Example, LabelSet
 from cllmfs.tuning import Adaptation
 
 # The second rung of benchmarks/ablation and the ancestor's contrast at its own weight.
@@ -85,8 +84,7 @@ class BagReader:
     def predict(self, texts: Sequence[str]) -> list[Found]:
         """The spans of each text, in characters; of long texts what one window holds."""
         extractor = self.extractor
-        prompt, window = extractor.backbone.prompt, extractor.window(self.labels)
-        queries = extractor.queries(self.labels)
+        window, queries = extractor.window(self.labels), extractor.queries(self.labels)
         found: list[Found] = [set() for _ in texts]
         rows = list[Row]()
         for number, text in enumerate(texts):
@@ -95,9 +93,7 @@ class BagReader:
         for group in pack(rows, extractor.config.decode.batch_tokens):
             for answer in self._answers(group):
                 row = group[answer.row]
-                mentions = mentions_of(answer.emitted, prompt.next_id, prompt.end_id)
-                places, ungrounded, repeated = occurrences(row.sentence, mentions)
-                self.counts.update(answered=len(mentions), ungrounded=ungrounded, repeated=repeated)
+                places = grounded(row.sentence, answer.emitted, extractor.backbone.prompt, self.counts)
                 label = row.branches[answer.number].label
                 found[row.index] |= {(*row.sentence.char_range(*place), label) for place in places}
         return found
@@ -128,7 +124,7 @@ class BagReader:
         return answer.emitted[-1] != backbone.prompt.end_id and len(answer.emitted) < room
 
 
-def learn(task: Task, base: str, settings: Sequence[str] = ()) -> BagReader:
+def learn(task: Task, base: str, settings: Sequence[str]) -> BagReader:
     """Train on the task's shots by :data:`SETTINGS`, changed by ``settings``."""
     config = Config().with_settings([*SETTINGS, f"train.seed={task.seed}", *settings])
     labels = LabelSet(task.labels)
@@ -144,10 +140,7 @@ def predict(reader: BagReader, examples: Sequence[Example]) -> list[Document]:
     """Spans at the offsets of the examples' texts, in order of the examples."""
     texts = [example.text for example in examples]
     found = [one for start in range(0, len(texts), _CHUNK) for one in reader.predict(texts[start : start + _CHUNK])]
-    return [
-        Document(text, tuple(Span(s, e, label, None, text[s:e]) for s, e, label in sorted(spans)))
-        for text, spans in zip(texts, found, strict=True)
-    ]
+    return [found_document(text, spans) for text, spans in zip(texts, found, strict=True)]
 
 
 def facts(reader: BagReader, _: Task) -> dict[str, Any]:
@@ -158,13 +151,7 @@ def facts(reader: BagReader, _: Task) -> dict[str, Any]:
 
 def main() -> None:
     """Do the task that the command line names."""
-    parser = argparse.ArgumentParser(description="The method's ancestor as a system of a benchmark.")
-    parser.add_argument("task", type=Path, help="folder of the task, see cllmfs.benchmark_task")
-    parser.add_argument("--base", default=MINI)
-    parser.add_argument("--set", action="append", default=[], metavar="SECTION.NAME=VALUE")
-    arguments = parser.parse_args()
-    made = partial(learn, base=arguments.base, settings=arguments.set)
-    serve(arguments.task, made, predict, facts, ("cllmfs", "torch", "transformers", "peft"))
+    run("The method's ancestor as a system of a benchmark.", learn, predict, facts)
 
 
 if __name__ == "__main__":

@@ -23,14 +23,14 @@ if __name__ == "__main__":
 
 import torch
 
-from benchmarks.few_shot.adapter import Baseline, Recipe, main
+from benchmarks.few_shot.adapter import Baseline, Recipe, found_document, main
 from benchmarks.speed.naive import CONSTRAINTS, NaiveDecoder, PromptRows, train
 from cllmfs.bases import MINI
 from cllmfs.batching import RowBuilder
 from cllmfs.config import Config, LoraConfig
 from cllmfs.extraction import Extractor
 from cllmfs.loading import load_backbone
-from cllmfs.schema import Document, Example, LabelSet, Span
+from cllmfs.schema import Document, Example, LabelSet
 from cllmfs.training import answered_labels, prepare_shots
 
 
@@ -86,8 +86,7 @@ def predict(model: Answerer, examples: Sequence[Example], chunk: int = 64) -> li
         part = order[start : start + chunk]
         answers = model.decoder.predict([examples[index].text for index in part], model.labels)
         for index, found in zip(part, answers, strict=True):
-            text = examples[index].text
-            made[index] = Document(text, tuple(Span(s, e, label, None, text[s:e]) for s, e, label in sorted(found)))
+            made[index] = found_document(examples[index].text, found)
     return made
 
 

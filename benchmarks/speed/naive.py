@@ -23,6 +23,7 @@ from cllmfs.alignment import TokenizedText, tokenize
 from cllmfs.automaton import SpanAutomaton, State
 from cllmfs.batching import IGNORE, Row, RowBuilder, TypeQuery
 from cllmfs.model import Backbone
+from cllmfs.prompts import EncodedPrompt
 from cllmfs.training import Shot
 
 Found = set[tuple[int, int, str]]  # start and end character, label
@@ -78,10 +79,7 @@ class NaiveDecoder:
     def _spans(self, row: Row, automaton: SpanAutomaton, answer: Sequence[int]) -> list[tuple[int, int]]:
         if self.constraint == "spans":
             return spans_of(automaton, answer)
-        mentions = mentions_of(answer, automaton.next_id, automaton.end_id)
-        found, ungrounded, repeated = occurrences(row.sentence, mentions)
-        self.counts.update(answered=len(mentions), ungrounded=ungrounded, repeated=repeated)
-        return found
+        return grounded(row.sentence, answer, self.backbone.prompt, self.counts)
 
     def _answers(self, rows: Sequence[Row], automata: Sequence[SpanAutomaton]) -> list[list[int]]:
         prompts = [row.branches[0].ids for row in rows]
@@ -149,6 +147,19 @@ def mentions_of(answer: Sequence[int], next_id: int, end_id: int) -> list[tuple[
         if token == end_id:
             break
     return mentions
+
+
+def grounded(
+    sentence: TokenizedText, answer: Sequence[int], prompt: EncodedPrompt, counts: Counter[str]
+) -> list[tuple[int, int]]:
+    """The places of the mentions of an answer that nothing held to spans, as :func:`occurrences` finds them.
+
+    ``counts`` is told of them: how many were "answered", "ungrounded" and "repeated".
+    """
+    mentions = mentions_of(answer, prompt.next_id, prompt.end_id)
+    found, ungrounded, repeated = occurrences(sentence, mentions)
+    counts.update(answered=len(mentions), ungrounded=ungrounded, repeated=repeated)
+    return found
 
 
 def occurrences(sentence: TokenizedText, mentions: Sequence[tuple[int, ...]]) -> tuple[list[tuple[int, int]], int, int]:

@@ -6,16 +6,17 @@ Knows the recogniser and the task folder.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cllmfs.bases import MINI
 from cllmfs.benchmark_task import Task, serve
 from cllmfs.config import Config
 from cllmfs.recognizer import EntityRecognizer
 from cllmfs.schema import Document, Example, LabelSet
+
+Model = TypeVar("Model")
 
 _PACKAGES = ("cllmfs", "torch", "transformers", "peft")
 
@@ -42,15 +43,31 @@ def facts(recognizer: EntityRecognizer, _: Task) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """Do the task that the command line names."""
-    parser = argparse.ArgumentParser(description="cllmfs as a system of a benchmark.")
+def run(
+    description: str,
+    learn: Callable[[Task, str, Sequence[str]], Model],
+    predict: Callable[[Model, Sequence[Example]], Sequence[Document]],
+    facts: Callable[[Model, Task], Mapping[str, Any]],
+) -> None:
+    """Do the task that the command line names, with the base and the settings that it names.
+
+    Args:
+        description: what ``--help`` says.
+        learn: (task, base, settings as ``section.name=value``) to a model.
+        predict: as :func:`~cllmfs.benchmark_task.serve` takes it.
+        facts: likewise.
+    """
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("task", type=Path, help="folder of the task, see cllmfs.benchmark_task")
     parser.add_argument("--base", default=MINI)
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.NAME=VALUE")
     arguments = parser.parse_args()
-    made = partial(learn, base=arguments.base, settings=arguments.set)
-    serve(arguments.task, made, predict, facts, _PACKAGES)
+    serve(arguments.task, lambda task: learn(task, arguments.base, arguments.set), predict, facts, _PACKAGES)
+
+
+def main() -> None:
+    """Do the task that the command line names."""
+    run("cllmfs as a system of a benchmark.", learn, predict, facts)
 
 
 if __name__ == "__main__":
