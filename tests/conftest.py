@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import strategies as st
 
-from cllmfs.prompts import PromptTemplate
+from cllmfs.encoding.prompts import PromptTemplate
 
 # Threads that wait for one another on busy cores make tiny models slower by a factor of ten and more.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 if TYPE_CHECKING:  # tests of the light modules load no torch
-    from cllmfs.alignment import TokenizedText
-    from cllmfs.batching import Row, RowBuilder, TypeQuery
-    from cllmfs.decoding import Request
-    from cllmfs.model import Backbone
+    from cllmfs.decoding.greedy import Request
+    from cllmfs.encoding.batches import Row, RowBuilder, TypeQuery
+    from cllmfs.encoding.tokens import TokenizedText
+    from cllmfs.model.backbone import Backbone
 
 
 # models
@@ -112,7 +112,7 @@ def tiny_backbone(architecture: str, family: str = "byte", seed: int = 0) -> Bac
 
 def fresh_backbone(architecture: str, family: str = "byte", *, seed: int = 0, **changes: Any) -> Backbone:
     """A tiny model of one's own."""
-    from cllmfs.model import Backbone
+    from cllmfs.model.backbone import Backbone
 
     tokenizer = own_byte_tokenizer() if family == "byte" else family_tokenizer(family)
     template = SHORT_TEMPLATE if family == "byte" else PromptTemplate()
@@ -133,7 +133,7 @@ def query_of(
     backbone: Backbone, builder: RowBuilder, text: TokenizedText, label: str, mentions: Iterable[str]
 ) -> TypeQuery:
     """A type with all occurrences of the mentions as gold, as far as an answer can hold them."""
-    from cllmfs.batching import TypeQuery
+    from cllmfs.encoding.batches import TypeQuery
 
     at = [(m.start(), m.end()) for mention in mentions for m in re.finditer(re.escape(mention), text.text)]
     ranges = [found for start, end in at if (found := text.token_range(start, end)) is not None]
@@ -143,7 +143,7 @@ def query_of(
 
 def rows_of(backbone: Backbone, builder: RowBuilder, examples: Any = EXAMPLES) -> list[Row]:
     """Rows with gold answers of all examples."""
-    from cllmfs.alignment import tokenize
+    from cllmfs.encoding.tokens import tokenize
 
     rows = []
     for index, (sentence, types) in enumerate(examples):
@@ -155,9 +155,9 @@ def rows_of(backbone: Backbone, builder: RowBuilder, examples: Any = EXAMPLES) -
 
 def requests_of(backbone: Backbone, examples: Any = EXAMPLES) -> list[Request]:
     """The same sentences and types, to be decoded."""
-    from cllmfs.alignment import tokenize
-    from cllmfs.batching import TypeQuery
-    from cllmfs.decoding import Request
+    from cllmfs.decoding.greedy import Request
+    from cllmfs.encoding.batches import TypeQuery
+    from cllmfs.encoding.tokens import tokenize
 
     return [
         Request(
@@ -170,7 +170,7 @@ def requests_of(backbone: Backbone, examples: Any = EXAMPLES) -> list[Request]:
 
 def save_base(folder: Path, model: Any, tokenizer: Any) -> Path:
     """A base on disk with the short template; returns the folder."""
-    from cllmfs.loading import PROMPT_FILE
+    from cllmfs.model.loading import PROMPT_FILE
 
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -259,7 +259,7 @@ def tokenizer_named(name: str) -> Any:
 @contextlib.contextmanager
 def cut_tokenizer(name: str) -> Iterator[Any]:
     """The shared tokenizer with word cuts, for a while."""
-    from cllmfs.alignment import with_word_cuts
+    from cllmfs.encoding.tokens import with_word_cuts
 
     tokenizer = tokenizer_named(name)
     before = tokenizer.backend_tokenizer.pre_tokenizer

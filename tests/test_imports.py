@@ -71,7 +71,7 @@ LIGHT_COMMANDS = [("--help",), ("--version",), ("data", "--help"), ("data", "lis
 
 @pytest.mark.parametrize("arguments", LIGHT_COMMANDS, ids=" ".join)
 def test_command_line_is_light(arguments: tuple[str, ...]) -> None:
-    if not source_file("cllmfs.cli").exists():
-        pytest.skip("cllmfs.cli is not there yet")
+    if not source_file("cllmfs.cli.app").exists():
+        pytest.skip("cllmfs.cli.app is not there yet")
     run = "import runpy; runpy.run_module('cllmfs', run_name='__main__')"
     assert heavy_modules_after(run, *arguments) == []

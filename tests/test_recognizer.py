@@ -15,16 +15,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cllmfs.calibration import Calibration
 from cllmfs.config import Config
-from cllmfs.decoding import Request, TokenSpan
+from cllmfs.decoding.calibration import Calibration
+from cllmfs.decoding.greedy import Request, TokenSpan
+from cllmfs.decoding.runners import VoteSettings
 from cllmfs.errors import DataError, ModelError
-from cllmfs.model import Backbone
+from cllmfs.model.backbone import Backbone
 from cllmfs.recognizer import EntityRecognizer
-from cllmfs.runners import VoteSettings
 from cllmfs.schema import Document, Example, LabelSet, Span
-from cllmfs.training import Progress
-from cllmfs.tuning import prior_calibration
+from cllmfs.training.fit import prior_calibration
+from cllmfs.training.shots import Progress
 
 
 def example(text: str, **mentions: list[str]) -> Example:
@@ -155,7 +155,7 @@ def test_a_span_is_reported_by_the_window_that_owns_its_start(tiny_base: Path, m
             found.append([TokenSpan(*word, "x", 1 - min(word[0] + 1, size - word[0]) / 1000) for word in words])
         return found
 
-    monkeypatch.setattr("cllmfs.extraction.decode", all_words)
+    monkeypatch.setattr("cllmfs.decoding.extraction.decode", all_words)
     settings = ("decode.window_tokens=40", "decode.overlap_tokens=10", "calibrate.slope=1", "calibrate.shift=0")
     document = EntityRecognizer(str(tiny_base), labels=["x"], config=config(*settings)).predict(text)
     assert document.windows > 5 and " ".join(span.text or "" for span in document.spans) == text
@@ -398,7 +398,7 @@ def certain(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., E
             spans.append(TokenSpan(*at, "person" if number < 3 else "place", score))
         return [spans]
 
-    monkeypatch.setattr("cllmfs.extraction.decode", found)
+    monkeypatch.setattr("cllmfs.decoding.extraction.decode", found)
 
     def made(calibration: Calibration, *settings: str) -> EntityRecognizer:
         recognizer = EntityRecognizer(str(tiny_base), labels=["person", "place"], config=config(*settings))
@@ -478,7 +478,7 @@ def test_votes_weigh_in_confidences_and_settle_conflicts(
         return [[TokenSpan(0, 2, "person", 0.5, math.log(1 / 32)), TokenSpan(0, 2, "place", 0.4, math.log(1 / 2))]]
 
     recognizer = certain(Calibration(vote=weight), "loss.contrastive_layer=0.5", "loss.temperature=0.2")
-    monkeypatch.setattr("cllmfs.extraction.decode", found)
+    monkeypatch.setattr("cllmfs.decoding.extraction.decode", found)
     (span,) = recognizer.predict("Ada").spans
     assert (span.label, span.score) == (label, pytest.approx(odds / (1 + odds)))
     assert asked == [VoteSettings(1, 0.2) if weight else None]
@@ -488,7 +488,7 @@ def test_a_span_below_its_labels_threshold_is_in_nobodys_way(
     certain: Callable[..., EntityRecognizer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rivals = [TokenSpan(0, 2, "person", 0.5), TokenSpan(0, 2, "place", 0.4)]
-    monkeypatch.setattr("cllmfs.extraction.decode", lambda *_, **__: [rivals])
+    monkeypatch.setattr("cllmfs.decoding.extraction.decode", lambda *_, **__: [rivals])
     assert [span.label for span in certain(Calibration(threshold=0.3)).predict("Ada").spans] == ["person"]
     assert [span.label for span in certain(FITTED).predict("Ada").spans] == ["place"]
 

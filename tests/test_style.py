@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "cllmfs"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-SCRIPTS = sorted(path for folder in ("training", "benchmarks") for path in (ROOT / folder).rglob("*.py"))
+SCRIPTS = sorted(path for folder in ("mini", "benchmarks") for path in (ROOT / folder).rglob("*.py"))
 
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60

@@ -6,12 +6,12 @@ import re
 import unicodedata
 
 import pytest
-from conftest import TEXT_PIECES, texts
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import cllmfs.words
 from cllmfs.words import _units_of_clusters, clusters, word_units
+from tests.conftest import TEXT_PIECES, texts
 
 
 def cut(text: str, pieces: list[tuple[int, int]]) -> list[str]:

@@ -22,17 +22,18 @@ import torch
 import torch.nn.functional as F
 from sklearn.manifold import TSNE
 
-from cllmfs.bases import MINI
-from cllmfs.batching import TypeQuery, collate, pack
-from cllmfs.benchmark_figures import DASHES
+from cllmfs.benchmark.figures import DASHES
 from cllmfs.config import Config
-from cllmfs.datasets import load_split, without_twins
-from cllmfs.extraction import Extractor
-from cllmfs.objective import contrastive_states, run
+from cllmfs.datasets.sampling import sample_k_shot
+from cllmfs.datasets.splits import load_split, without_twins
+from cllmfs.decoding.extraction import Extractor
+from cllmfs.encoding.batches import TypeQuery, collate, pack
+from cllmfs.model.anchors import contrastive_states
+from cllmfs.model.bases import MINI
+from cllmfs.model.forward import run
 from cllmfs.recognizer import EntityRecognizer
-from cllmfs.sampling import sample_k_shot
 from cllmfs.schema import Example, LabelSet
-from cllmfs.training import prepare_shots
+from cllmfs.training.shots import prepare_shots
 
 BATCH_TOKENS = 4096
 UNTUNED = "untuned"

@@ -13,10 +13,10 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from cllmfs.benchmark_task import Task, serve
-from cllmfs.formats import tokenised
+from cllmfs.benchmark.task import Task, serve
+from cllmfs.formats.tagging import TokenSpan, tags_of_spans
+from cllmfs.formats.writing import tokenised
 from cllmfs.schema import Document, Example, Span
-from cllmfs.tagging import TokenSpan, tags_of_spans
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def add_options(parser: argparse.ArgumentParser, recipe: Recipe, names: Iterable
 def main(baseline: Baseline) -> None:
     """Do the task that the command line names."""
     parser = argparse.ArgumentParser(description=f"{baseline.name} as a system of a benchmark.")
-    parser.add_argument("task", type=Path, help="folder of the task, see cllmfs.benchmark_task")
+    parser.add_argument("task", type=Path, help="folder of the task, see cllmfs.benchmark.task")
     if baseline.base:
         parser.add_argument("--base", dest="model", default=baseline.base, help="folder of a causal base, or its name")
     else:

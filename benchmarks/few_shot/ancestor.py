@@ -1,10 +1,11 @@
 """What the method came from: its contrast and its decoding on the same base, without what this project adds.
 
 LoRA on the cross-entropy over the sentence's tokens, beside it the boundary contrast of the method's public ancestor
-(:func:`cllmfs.losses.ancestor`); answers are greedy and held to a bag: any token of the sentence, or a delimiter, at
-any step. What an answer names may therefore stand nowhere in the sentence: that is counted and dropped; the rest is
-read at its first place. Of spans of several types that overlap all stay, there being no score to choose by. The prompt
-is that of the base, and types that a sentence does not hold are asked in training, too, which the ancestor left out.
+(:func:`cllmfs.training.contrast.ancestor`); answers are greedy and held to a bag: any token of the sentence, or a
+delimiter, at any step. What an answer names may therefore stand nowhere in the sentence: that is counted and dropped;
+the rest is read at its first place. Of spans of several types that overlap all stay, there being no score to choose by.
+The prompt is that of the base, and types that a sentence does not hold are asked in training, too, which the ancestor
+left out.
 
 A system of ``cllmfs benchmark``, as config.toml names it; how the recipe was chosen is in the README.
 """
@@ -26,16 +27,16 @@ import torch
 
 from benchmarks.few_shot.adapter import found_document
 from benchmarks.speed.naive import Found, grounded
-from cllmfs.alignment import tokenize
-from cllmfs.batching import Row, collate, pack
-from cllmfs.benchmark_adapter import run
-from cllmfs.benchmark_task import Task
+from cllmfs.benchmark.system import run
+from cllmfs.benchmark.task import Task
 from cllmfs.config import Config
-from cllmfs.extraction import Extractor
-from cllmfs.loading import load_backbone
-from cllmfs.runners import CachedRunner, PlainRunner
+from cllmfs.decoding.extraction import Extractor
+from cllmfs.decoding.runners import CachedRunner, PlainRunner
+from cllmfs.encoding.batches import Row, collate, pack
+from cllmfs.encoding.tokens import tokenize
+from cllmfs.model.loading import load_backbone
 from cllmfs.schema import Document, Example, LabelSet
-from cllmfs.tuning import Adaptation
+from cllmfs.training.fit import Adaptation
 
 # The second rung of benchmarks/ablation and the ancestor's contrast at its own weight.
 SETTINGS = (

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cllmfs.benchmark_results import Run, Systems, cell, read_results
+from cllmfs.benchmark.results import Run, Systems, cell, read_results
 from cllmfs.errors import CllmfsError
 
 DEVIATIONS = 2.0

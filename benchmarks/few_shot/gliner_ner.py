@@ -38,7 +38,7 @@ import transformers
 from gliner import GLiNER
 
 from benchmarks.few_shot.adapter import Baseline, Recipe, main, token_spans, token_texts
-from cllmfs.prompts import verbalize
+from cllmfs.encoding.prompts import verbalize
 from cllmfs.schema import Document, Example, Span
 
 

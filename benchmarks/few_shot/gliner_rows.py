@@ -1,6 +1,6 @@
 """Rows for a GLiNER out of the sources of cllmfs-mini: a sentence, its mentions, and the types asked of it.
 
-The sets, their weights and their types' names are those of ``training/mini``, whose folder must be on the path. How
+The sets, their weights and their types' names are those of ``mini``, whose folder must be on the path. How
 types are asked is GLiNER's way: all present ones and a random number of absent ones, many at once.
 
 Knows the training sets; knows nothing of GLiNER but the form of its rows.
@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from augment import pick, shuffled
-from data import LOWER_CASE_SHARE, PLAIN_NAME_SHARE, Source, pick_item, pick_source
+
+from mini.augment import pick, shuffled
+from mini.data import LOWER_CASE_SHARE, PLAIN_NAME_SHARE, Source, pick_item, pick_source
 
 
 def drawn_row(sources: Sequence[Source], types: int, seed: int, index: int) -> dict[str, Any]:

@@ -3,7 +3,7 @@
     .venv-gliner/bin/python benchmarks/few_shot/gliner_source.py --encoder ENCODER --data DATA --output runs/gliner
 
 GLiNER (Zaratiana et al. 2024, arXiv 2311.08526) scores every stretch of words against every type at once. The rows are
-of the sets that ``training/mini/sources.toml`` allows, without the sentences of any measuring set (``gliner_rows.py``).
+of the sets that ``mini/sources.toml`` allows, without the sentences of any measuring set (``gliner_rows.py``).
 Its environment is that of ``gliner_ner.py``.
 
 Loss, dropout, longest span, gradient norm and scheduler are those of GLiNER's own ``configs/config.yaml``. The rates
@@ -25,18 +25,18 @@ from typing import Any
 # are imported: they read this only then.
 if __name__ == "__main__":
     ROOT = Path(__file__).resolve().parents[2]
-    sys.path[:1] = [str(ROOT), str(ROOT / "training" / "mini")]
+    sys.path[0] = str(ROOT)
     os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 import transformers
 from gliner import GLiNER
 from gliner.training import Trainer
-from sources import load_sources
 from torch.utils.data import SequentialSampler
 
 from benchmarks.few_shot.gliner_rows import drawn_rows
+from mini.sources import load_sources
 
-WRITTEN_SHARE = 1.5  # as in training/mini/config.toml
+WRITTEN_SHARE = 1.5  # as in mini/config.toml
 
 
 class InOrder(Trainer):

@@ -25,13 +25,13 @@ import torch
 
 from benchmarks.few_shot.adapter import Baseline, Recipe, found_document, main
 from benchmarks.speed.naive import CONSTRAINTS, NaiveDecoder, PromptRows, train
-from cllmfs.bases import MINI
-from cllmfs.batching import RowBuilder
 from cllmfs.config import Config, LoraConfig
-from cllmfs.extraction import Extractor
-from cllmfs.loading import load_backbone
+from cllmfs.decoding.extraction import Extractor
+from cllmfs.encoding.batches import RowBuilder
+from cllmfs.model.bases import MINI
+from cllmfs.model.loading import load_backbone
 from cllmfs.schema import Document, Example, LabelSet
-from cllmfs.training import answered_labels, prepare_shots
+from cllmfs.training.shots import answered_labels, prepare_shots
 
 
 @dataclass(frozen=True)

@@ -31,9 +31,9 @@ from transformers import AutoModel, AutoTokenizer
 
 from benchmarks.few_shot.adapter import Baseline, Recipe, drawn_batches, main, to_tags, token_spans
 from benchmarks.few_shot.token_classifier import Row, collate, document, encode, optimisation
-from cllmfs.batching import pack
+from cllmfs.encoding.batches import pack
+from cllmfs.formats.tagging import spans_of_tags
 from cllmfs.schema import Document, Example
-from cllmfs.tagging import spans_of_tags
 
 
 @dataclass(frozen=True)

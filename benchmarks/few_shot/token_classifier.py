@@ -31,9 +31,9 @@ from benchmarks.few_shot.adapter import (
     token_spans,
     token_texts,
 )
-from cllmfs.batching import pack
+from cllmfs.encoding.batches import pack
+from cllmfs.formats.tagging import TokenSpan, spans_of_tags
 from cllmfs.schema import Document, Example, Span
-from cllmfs.tagging import TokenSpan, spans_of_tags
 
 IGNORED = -100
 MAX_POSITIONS = 512

@@ -33,10 +33,10 @@ from benchmarks.speed import workload
 from benchmarks.speed.contenders import STEP_SENTENCES, NaiveTraining, Recogniser, Training
 from benchmarks.speed.measuring import in_turn, machine
 from benchmarks.speed.roofline import operations, products
-from cllmfs.benchmark import write_result
-from cllmfs.loading import load_backbone
-from cllmfs.model import Backbone
-from cllmfs.prompts import PromptTemplate
+from cllmfs.benchmark.runs import write_result
+from cllmfs.encoding.prompts import PromptTemplate
+from cllmfs.model.backbone import Backbone
+from cllmfs.model.loading import load_backbone
 
 HERE = Path(__file__).parent
 

@@ -14,16 +14,16 @@ from transformers import AutoModelForTokenClassification, AutoTokenizer
 
 from benchmarks.few_shot import token_classifier
 from benchmarks.speed import naive, workload
-from cllmfs.alignment import tokenize
-from cllmfs.batching import RowBuilder
 from cllmfs.config import Config
-from cllmfs.decoding import Request, decode
-from cllmfs.extraction import Extractor
-from cllmfs.loading import load_backbone
-from cllmfs.model import Backbone
-from cllmfs.optimisation import Optimisation
+from cllmfs.decoding.extraction import Extractor
+from cllmfs.decoding.greedy import Request, decode
+from cllmfs.encoding.batches import RowBuilder
+from cllmfs.encoding.tokens import tokenize
+from cllmfs.model.backbone import Backbone
+from cllmfs.model.loading import load_backbone
 from cllmfs.schema import LabelSet
-from cllmfs.training import Shot, ShotBatches, prepare_shots
+from cllmfs.training.loop import Optimisation
+from cllmfs.training.shots import Shot, ShotBatches, prepare_shots
 
 RATE = 2e-3
 STEP_SENTENCES = 4

@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
-from cllmfs.alignment import TokenizedText, tokenize
-from cllmfs.automaton import SpanAutomaton, State
-from cllmfs.batching import IGNORE, Row, RowBuilder, TypeQuery
-from cllmfs.model import Backbone
-from cllmfs.prompts import EncodedPrompt
-from cllmfs.training import Shot
+from cllmfs.encoding.automaton import SpanAutomaton, State
+from cllmfs.encoding.batches import IGNORE, Row, RowBuilder, TypeQuery
+from cllmfs.encoding.prompts import EncodedPrompt
+from cllmfs.encoding.tokens import TokenizedText, tokenize
+from cllmfs.model.backbone import Backbone
+from cllmfs.training.shots import Shot
 
 Found = set[tuple[int, int, str]]  # start and end character, label
 Allowed = Callable[[int, Tensor], list[int]]  # row of the batch, its ids so far

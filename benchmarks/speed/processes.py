@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cllmfs.benchmark_task import peak_megabytes
+from cllmfs.benchmark.task import peak_megabytes
 
 ROOT = Path(__file__).resolve().parents[2]
 Config = Mapping[str, Any]
@@ -98,9 +98,9 @@ def _stream(config: Config, way: str, megabytes: int) -> Callable[[], Any]:
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
     from benchmarks.speed import workload
-    from cllmfs.bases import base_folder
-    from cllmfs.cli import app
-    from cllmfs.loading import PROMPT_FILE
+    from cllmfs.cli.app import app
+    from cllmfs.model.bases import base_folder
+    from cllmfs.model.loading import PROMPT_FILE
 
     folder = Path(way)
     own = Path(str(base_folder(config["base"])))

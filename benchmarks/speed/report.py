@@ -24,7 +24,7 @@ if __name__ == "__main__":
 import numpy as np
 
 from benchmarks.speed.measuring import ratios
-from cllmfs.benchmark_report import MISSING, pipes
+from cllmfs.benchmark.report import MISSING, pipes
 
 FIRST = "trees"  # the contender that the others are compared with
 _AXIS = re.compile(r"decoding, (\d+) (types|tokens)")
@@ -192,7 +192,7 @@ def plot(cells: Cells, path: Path) -> None:
     """Draw sentences a second over types and over tokens into a PNG file."""
     from matplotlib.figure import Figure
 
-    from cllmfs.benchmark_figures import STYLES
+    from cllmfs.benchmark.figures import STYLES
 
     figure = Figure(figsize=(7.2, 3.2), layout="constrained")
     names = contenders(cell for name in ("types", "tokens") for _, cell in axis(cells, name))

@@ -41,9 +41,9 @@ from benchmarks.speed.naive import NaiveDecoder, padded
 from benchmarks.speed.peers import Peer
 from benchmarks.speed.processes import STARTS, peak, start
 from benchmarks.speed.roofline import copies, operations, products
-from cllmfs.benchmark import write_result
-from cllmfs.formats import write_examples
-from cllmfs.sampling import sample_k_shot
+from cllmfs.benchmark.runs import write_result
+from cllmfs.datasets.sampling import sample_k_shot
+from cllmfs.formats.writing import write_examples
 
 HERE = Path(__file__).parent
 FIT_TYPES = 8

@@ -11,9 +11,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from cllmfs.alignment import tokenize
+from cllmfs.encoding.tokens import tokenize
 from cllmfs.errors import ConfigError
-from cllmfs.formats import read_examples
+from cllmfs.formats.writing import read_examples
 from cllmfs.schema import Example
 from cllmfs.words import word_units
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cllmfs.config import Config
-from cllmfs.formats import read_examples
-from cllmfs.sampling import sample_k_shot
+from cllmfs.datasets.sampling import sample_k_shot
+from cllmfs.formats.writing import read_examples
 from cllmfs.schema import Document, Example, LabelSet, Span
 
 if TYPE_CHECKING:

@@ -17,19 +17,19 @@ from peft import set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from cllmfs.bases import MINI, fingerprint
-from cllmfs.calibration import Calibration
 from cllmfs.config import Config, LoraConfig
+from cllmfs.decoding.calibration import Calibration
+from cllmfs.decoding.extraction import Extractor
+from cllmfs.encoding.prompts import PromptTemplate
 from cllmfs.errors import DataError, ModelError
 from cllmfs.evaluation import Scores, evaluate_spans
-from cllmfs.extraction import Extractor
-from cllmfs.folders import whole_folder
-from cllmfs.loading import load_backbone, write_base
-from cllmfs.prompts import PromptTemplate
+from cllmfs.files import whole_folder
+from cllmfs.model.bases import MINI, fingerprint
+from cllmfs.model.folder import ADAPTER, is_model_folder, read_manifest, versions, write_model
+from cllmfs.model.loading import load_backbone, write_base
 from cllmfs.schema import Document, Example, LabelSet
-from cllmfs.store import ADAPTER, is_model_folder, read_manifest, versions, write_model
-from cllmfs.training import Progress
-from cllmfs.tuning import Adaptation, prior_calibration, zero_shot_calibration
+from cllmfs.training.fit import Adaptation, prior_calibration, zero_shot_calibration
+from cllmfs.training.shots import Progress
 
 _STREAM_BATCH = 64
 Labels = LabelSet | Mapping[str, str] | Iterable[str]

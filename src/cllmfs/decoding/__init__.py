@@ -1,0 +1,1 @@
+"""Spans read off a model."""

@@ -1,0 +1,1 @@
+"""Texts and types as model input."""

@@ -1,0 +1,169 @@
+"""All that is wrong or suspicious in a data file, rather than the first error of it.
+
+Knows the rules below; the rules that make a record unreadable are the parser's (:mod:`cllmfs.formats.reading`), the
+others are checked here, on what could be read. Mends nothing.
+
+    errors     bad-json, bad-encoding, missing-field, wrong-type, offset-out-of-range, empty-span, empty-label,
+               duplicate-span, bad-tag, empty-file, unknown-label, conflicting-duplicate, overlap (spans that cross),
+               off-token-edge (where the record gives its own tokens)
+    warnings   damaged-tags, mention-mismatch, span-edge-whitespace, duplicate-text, empty-text, overlap (nested, or one
+               stretch with two labels), off-token-edge (an edge inside a word)
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from cllmfs.formats.reading import parse_file
+from cllmfs.formats.records import Issue, source_name
+from cllmfs.schema import Example, LabelSet
+from cllmfs.words import word_units
+
+__all__ = ["Issue", "ValidationReport", "validate_file"]
+
+_Finding = tuple[str, str, str]  # rule, severity, message
+
+
+@dataclass(frozen=True)
+class ValidationReport:
+    """What a file holds and what is wrong with it; the counts cover the records that can be read.
+
+    Attributes:
+        source: the file.
+        issues: in the order of the file.
+        unreadable: records with an error that keeps them from being read.
+        sentences: records that can be read.
+        without_spans: those of them without a span.
+        tokens: their tokens; words, where a record gives a text only.
+        mentions: spans of each label, the most frequent first.
+    """
+
+    source: str
+    issues: tuple[Issue, ...]
+    unreadable: int
+    sentences: int
+    without_spans: int
+    tokens: int
+    mentions: dict[str, int]
+
+    @property
+    def errors(self) -> tuple[Issue, ...]:
+        """The issues that are errors."""
+        return tuple(issue for issue in self.issues if issue.severity == "error")
+
+    @property
+    def warnings(self) -> tuple[Issue, ...]:
+        """The issues that are warnings."""
+        return tuple(issue for issue in self.issues if issue.severity == "warning")
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is no error; warnings are allowed."""
+        return not self.errors
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready record."""
+        return {**asdict(self), "issues": [asdict(issue) for issue in self.issues], "ok": self.ok}
+
+
+def validate_file(
+    path: str | Path, *, labels: LabelSet | None = None, format: str | None = None, scheme: str | None = None
+) -> ValidationReport:
+    """Check a labelled file by every rule in the module's docstring.
+
+    Args:
+        path: the file, or "-" for standard input.
+        labels: the labels that may occur; ``None`` allows all.
+        format: as for :func:`cllmfs.formats.writing.read_examples`.
+        scheme: as for :func:`cllmfs.formats.writing.read_examples`.
+
+    Raises:
+        ConfigError: if format or scheme is unknown.
+        DataError: if the file cannot be opened.
+    """
+    issues: list[Issue] = []
+    examples: list[Example] = []
+    seen: dict[str, tuple[int, Example]] = {}
+    tokens = 0
+    records = parse_file(path, format, scheme)
+    for record in records:
+        issues += record.issues
+        example = record.example
+        if example is None:
+            continue
+        examples.append(example)
+        units = word_units(example.text) if example.token_offsets is None else example.token_offsets
+        tokens += len(units)
+        issues += _with_place(record.line, "spans", _span_findings(example, units, labels))
+        issues += _with_place(record.line, "text", _text_findings(record.line, example, seen))
+    mentions = Counter(span.label for example in examples for span in example.spans)
+    return ValidationReport(
+        source=source_name(path),
+        issues=tuple(sorted(issues, key=lambda issue: issue.line)),
+        unreadable=sum(record.example is None and record.line > 0 for record in records),
+        sentences=len(examples),
+        without_spans=sum(not example.spans for example in examples),
+        tokens=tokens,
+        mentions=dict(sorted(mentions.items(), key=lambda item: (-item[1], item[0]))),
+    )
+
+
+def _with_place(line: int, field: str, findings: Iterator[_Finding]) -> Iterator[Issue]:
+    return (Issue(line, field, rule, message, severity) for rule, severity, message in findings)
+
+
+def _span_findings(example: Example, units: Collection[tuple[int, int]], labels: LabelSet | None) -> Iterator[_Finding]:
+    """The rules of spans, each span on its own and then pair by pair."""
+    starts, ends = {start for start, _ in units}, {end for _, end in units}
+    inside = {offset for start, end in units for offset in range(start + 1, end)}
+    given = example.token_offsets is not None
+    for span in example.spans:
+        mention = example.text[span.start : span.end]
+        shown = f"{mention!r} ({span.start} to {span.end}, {span.label})"
+        if mention != mention.strip():
+            yield "span-edge-whitespace", "warning", f"a span should not begin or end with white space, got {shown}"
+        if given and (span.start not in starts or span.end not in ends):
+            yield "off-token-edge", "error", f"a span must begin and end at an edge of the record's tokens, got {shown}"
+        elif not given and (span.start in inside or span.end in inside):
+            yield "off-token-edge", "warning", f"a span should begin and end at a word's edge, got {shown}"
+        if labels is not None and span.label not in labels:
+            close = difflib.get_close_matches(span.label, list(labels), n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            known = ", ".join(labels)
+            yield "unknown-label", "error", f"a label must be one of: {known}; got {span.label!r}{hint}"
+    yield from _overlaps(example)
+
+
+def _overlaps(example: Example) -> Iterator[_Finding]:
+    spans = example.spans  # sorted by start, then end
+    for index, first in enumerate(spans):
+        for second in spans[index + 1 :]:
+            if second.start >= first.end:
+                break
+            pair = f"{first.key} and {second.key}"
+            if (first.start, first.end) == (second.start, second.end):
+                yield "overlap", "warning", f"one stretch should have one label, got {pair}"
+            elif first.start == second.start or second.end <= first.end:
+                yield "overlap", "warning", f"spans nest, which tags and conll cannot hold: {pair}"
+            else:
+                yield "overlap", "error", f"spans must not cross, got {pair}"
+
+
+def _text_findings(line: int, example: Example, seen: dict[str, tuple[int, Example]]) -> Iterator[_Finding]:
+    """The rules of texts; notes the text's first line and spans in ``seen``."""
+    if not example.text.strip():
+        yield "empty-text", "warning", "a text should hold more than white space; leave the record out"
+        return
+    first_line, first = seen.setdefault(example.text, (line, example))
+    if first is example:
+        return
+    if first.spans == example.spans:
+        yield "duplicate-text", "warning", f"a text should occur once; it is on line {first_line} too"
+    else:
+        message = f"the same text must have the same spans; on line {first_line} it has others: keep one of them"
+        yield "conflicting-duplicate", "error", message

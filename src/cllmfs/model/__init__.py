@@ -1,0 +1,1 @@
+"""A causal LM behind one door."""

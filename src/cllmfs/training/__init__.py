@@ -1,0 +1,1 @@
+"""From few labelled sentences to an adapter."""
