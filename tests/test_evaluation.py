@@ -13,13 +13,15 @@ from hypothesis import strategies as st
 
 from cllmfs.errors import DataError
 from cllmfs.evaluation import (
+    Bin,
     Counts,
     MatchCounts,
     Scores,
     SentenceCounts,
     StringCounts,
-    episode_scores,
     evaluate_spans,
+    expected_calibration_error,
+    reliability,
 )
 from cllmfs.schema import Document, Example, Span
 
@@ -123,7 +125,7 @@ def test_lengths_must_agree() -> None:
 
 
 def test_texts_must_agree() -> None:
-    with pytest.raises(DataError, match=r"prediction 1 must hold the same text.*'met'.*from code point 4"):
+    with pytest.raises(DataError, match=r"prediction 1 must have the same text.*'met'.*from code point 4"):
         evaluate_spans([example(), example(text="Ada met")], [document(), document(text="Ada saw Rome")])
 
 
@@ -413,30 +415,39 @@ def test_sum_keeps_ungrounded_and_paper_line() -> None:
     assert list(both.per_label) == ["city", "person", "river"]
 
 
-# -- episodes ----------------------------------------------------------------------------------------------------------
+# -- reliability -------------------------------------------------------------------------------------------------------
 
 
-def test_episode_spans_are_runs_of_one_tag() -> None:
-    gold = [["O", "art", "art", "law", "O"]]
-    assert episode_scores(gold, gold) == Counts(2, 0, 0)
-    assert episode_scores(gold, [["O", "art", "O", "law", "O"]]) == Counts(1, 1, 1)
-    assert episode_scores(gold, [["O", "law", "law", "art", "O"]]) == Counts(0, 2, 2)
+def test_bins_by_hand() -> None:
+    pairs = [(0.05, False), (0.15, True), (0.12, False), (0.1, False), (1.0, True), (0.95, False)]
+    bins = reliability(pairs)
+    assert [one[:3] for one in bins] == [(0.0, 0.1, 1), (0.1, 0.2, 3), (0.9, 1.0, 2)]
+    assert [one.confidence for one in bins] == pytest.approx([0.05, 0.37 / 3, 0.975])
+    assert [one.accuracy for one in bins] == pytest.approx([0.0, 1 / 3, 0.5])
+    assert expected_calibration_error(bins) == pytest.approx((0.05 + (1 - 0.37) + 0.95) / 6)
 
 
-def test_episode_runs_cross_the_end_of_a_sentence() -> None:
-    gold = [["O", "art"], ["art", "O"]]
-    # One run of two tokens in the flattened batch: getting half of it gets nothing.
-    assert episode_scores(gold, gold) == Counts(1, 0, 0)
-    assert episode_scores(gold, [["O", "art"], ["O", "O"]]) == Counts(0, 1, 1)
-    # With the sentences apart the same answer finds one of two spans.
-    apart = episode_scores(gold[:1], [["O", "art"]]) + episode_scores(gold[1:], [["O", "O"]])
-    assert apart == Counts(1, 0, 1)
+def test_bins_of_other_widths() -> None:
+    bins = reliability([(0.2, True), (0.3, False), (0.8, True)], bins=2)
+    assert bins == [Bin(0.0, 0.5, 2, 0.25, 0.5), Bin(0.5, 1.0, 1, 0.8, 1.0)]
+    assert expected_calibration_error(bins) == pytest.approx((2 * 0.25 + 0.2) / 3)
 
 
-def test_episode_input_is_checked() -> None:
-    assert episode_scores([], []) == Counts()
-    assert episode_scores([["O"]], [["O"]]) == Counts()
-    with pytest.raises(DataError, match="one shape"):
-        episode_scores([["O", "O"]], [["O"], ["O"]])
-    with pytest.raises(DataError, match="I-art"):
-        episode_scores([["B-art", "I-art"]], [["O", "O"]])
+def test_nothing_has_no_bins_and_no_error() -> None:
+    assert reliability([]) == []
+    assert expected_calibration_error([]) == 0.0
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 100).map(lambda number: number / 100), st.booleans()), min_size=1),
+    st.integers(1, 20),
+)
+def test_every_span_is_in_the_bin_of_its_confidence(pairs: list[tuple[float, bool]], count: int) -> None:
+    bins = reliability(pairs, count)
+    assert sum(one.spans for one in bins) == len(pairs)
+    assert all(one.spans > 0 and one.high - one.low == pytest.approx(1 / count) for one in bins)
+    assert [one.low for one in bins] == sorted({one.low for one in bins})
+    assert all(one.low - 1e-9 <= one.confidence <= one.high + 1e-9 for one in bins)
+    assert sum(one.spans * one.confidence for one in bins) == pytest.approx(sum(one for one, _ in pairs))
+    assert sum(one.spans * one.accuracy for one in bins) == pytest.approx(sum(right for _, right in pairs))
+    assert 0.0 <= expected_calibration_error(bins) <= 1.0

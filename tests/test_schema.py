@@ -151,6 +151,8 @@ def test_labels_of_examples() -> None:
         (["a", ""], "field 'labels': a label must be a non-empty string, got ''"),
         (["  "], "field 'labels': a label must be a non-empty string, got '  '"),
         ([3], "field 'labels': a label must be a non-empty string, got 3"),
+        (5, "field 'labels': labels must be a list or a mapping, got 5"),
+        (["\ud800"], "field 'labels': a label must be valid Unicode, got '\\ud800': ''"),
         (["a", "b", "a"], "field 'labels': the label 'a' is given twice"),
         ("PER", "field 'labels': labels must be a list or a mapping, got the string 'PER': write ['PER']"),
     ],

@@ -6,11 +6,12 @@ import re
 import unicodedata
 
 import pytest
+import regex
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import cllmfs.words
-from cllmfs.words import _units_of_clusters, clusters, word_units
+from cllmfs.words import clusters, joined_units, word_units
 from tests.conftest import TEXT_PIECES, texts
 
 
@@ -31,6 +32,7 @@ def cut(text: str, pieces: list[tuple[int, int]]) -> list[str]:
         ("İstanbul Straße", ["İstanbul", "Straße"]),
         ("東京都へ", ["東", "京", "都", "へ"]),  # scripts without spaces: each cluster
         ("か\u3099カー", ["か\u3099", "カ", "ー"]),
+        ("ユーザーID 人々a", ["ユ", "ー", "ザ", "ー", "ID", "人", "々", "a"]),
         ("ｶﾞｰ", ["ｶﾞ", "ｰ"]),  # half-width voicing mark
         ("น้ำกก", ["น้ำ", "ก", "ก"]),
         ("𠮷野家", ["𠮷", "野", "家"]),
@@ -81,13 +83,13 @@ def test_clusters_by_hand(text: str, expected: list[str]) -> None:
 
 @given(st.one_of(texts(), st.text()))
 def test_units_are_those_of_the_clusters(text: str) -> None:
-    assert word_units(text) == _units_of_clusters(text)
+    assert word_units(text) == joined_units(text)
 
 
 @pytest.mark.parametrize("text", ["Ada 2_3\r\n\x1f-\x85b\u2028c\u3000d", "çé—“東京”", "\x00a\ud800b", ""])
-def test_texts_without_joining_characters_take_the_short_way(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = _units_of_clusters(text)
-    monkeypatch.setattr(cllmfs.words, "_units_of_clusters", None)
+def test_texts_without_joining_characters_take_the_fast_path(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = joined_units(text)
+    monkeypatch.setattr(cllmfs.words, "joined_units", None)
     assert word_units(text) == expected
 
 
@@ -119,11 +121,10 @@ def test_no_unit_begins_with_a_mark_that_has_a_base(text: str) -> None:
 @given(st.lists(st.sampled_from(TEXT_PIECES), max_size=8).map("".join))
 @example("👩\u200d🚀\u200d🇮🇹")
 @settings(deadline=None, max_examples=300)
-def test_edges_are_edges_of_unicode_clusters(text: str) -> None:
-    """Nothing that Unicode annex 29 holds together is parted, but white space from a mark after it."""
-    regex = pytest.importorskip("regex")
+def test_edges_of_units_are_edges_of_unicode_clusters(text: str) -> None:
+    """No unit separates what Unicode annex 29 keeps together, except white space and a mark after it."""
     edges = {match.end() for match in regex.finditer(r"\X", text)} | {0}
     edges |= {position + 1 for position, char in enumerate(text) if char.isspace()} - {
         match.start() + 1 for match in re.finditer("\r\n", text)
     }
-    assert {end for _, end in clusters(text)} <= edges, cut(text, clusters(text))
+    assert {edge for unit in word_units(text) for edge in unit} <= edges, cut(text, word_units(text))

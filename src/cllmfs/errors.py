@@ -1,37 +1,34 @@
 """The errors that users see.
 
-    CllmfsError                 base of all; carries a message that says rule, value received, what to do
-    ├── DataError               a data file or an example is wrong; knows file, line and field
-    ├── ConfigError             a setting is unknown or out of range
+    CllmfsError                 base class; its message states the rule, the value received, and what to do
+    ├── DataError               a data file or an example is wrong; has file, line and field
+    ├── ConfigError             a setting or an argument is unknown or out of range
     └── ModelError              a base model or a model folder cannot be used
 
-Knows nothing of the rest of the package. Anything else that is raised is a bug of ours, not a user's mistake.
+Any other exception is a bug in the package, not a mistake of the user. This file knows nothing of the other files.
 """
 
 from __future__ import annotations
 
 
 class CllmfsError(Exception):
-    """Base of every error that a user can cause and mend."""
+    """Base class of all errors that a user can cause and correct."""
 
 
 class DataError(CllmfsError):
     """A data file or an example breaks a rule.
 
     Args:
-        message: rule, value received, what to do.
-        source: file name, where known.
-        line: 1-based line, where known.
-        field: the JSON field or column, where known.
+        message: the rule, the value received, what to do.
+        source: file name, if known.
+        line: 1-based line, if known.
+        field: the JSON field or column, if known.
     """
 
     def __init__(
         self, message: str, *, source: str | None = None, line: int | None = None, field: str | None = None
     ) -> None:
-        self.message = message
-        self.source = source
-        self.line = line
-        self.field = field
+        self.message, self.source, self.line, self.field = message, source, line, field
         super().__init__(str(self))
 
     def __str__(self) -> str:
@@ -41,7 +38,7 @@ class DataError(CllmfsError):
 
 
 class ConfigError(CllmfsError):
-    """A setting is unknown, of the wrong type or out of range."""
+    """A setting or an argument is unknown, of the wrong type or out of range."""
 
 
 class ModelError(CllmfsError):

@@ -1,16 +1,16 @@
-"""How right predicted spans are: strict scores, and where they go wrong.
+"""Scores of predicted spans: strict precision, recall and F1, and measures of the kinds of errors.
 
-Every rate is computed from whole-number counts when it is read; counts add up, so the scores of parts give those of the
-whole. Knows gold and predicted spans of the same texts; knows nothing of models, files or how a prediction was made.
+Every rate is computed from whole-number counts on access. Counts can be added, so the scores of parts sum to those of
+the whole. This file knows gold and predicted spans of the same texts; it knows nothing of models or files.
 """
 
 from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, field
-from itertools import chain, groupby, zip_longest
+from itertools import zip_longest
 from operator import add
 from typing import Any, NamedTuple, Self
 
@@ -23,7 +23,7 @@ PAPER_LINE_NOTE = "oracle types, lower-cased strings, not comparable with the st
 
 
 class Rates(NamedTuple):
-    """Precision, recall and F1, each in [0, 1]; one without a denominator is 0.0."""
+    """Precision, recall and F1, each in [0, 1]; a rate whose denominator is 0 is 0.0."""
 
     precision: float
     recall: float
@@ -31,14 +31,14 @@ class Rates(NamedTuple):
 
     @classmethod
     def of(cls, right: float, predicted: int, found: float, gold: int) -> Rates:
-        """From the right ones of the predictions and the found ones of the gold spans."""
+        """The rates for ``right`` of the ``predicted`` spans and ``found`` of the ``gold`` spans."""
         precision, recall = right / predicted if predicted else 0.0, found / gold if gold else 0.0
         both = precision + recall
         return cls(precision, recall, 2 * precision * recall / both if both else 0.0)
 
 
 class _Addable:
-    """A frozen dataclass of whole numbers; adds up field by field."""
+    """A frozen dataclass of whole numbers, which are added field by field."""
 
     def __add__(self, other: Self) -> Self:
         return type(self)(*map(add, self.counts().values(), other.counts().values()))
@@ -49,7 +49,7 @@ class _Addable:
 
 
 class _Rated(_Addable):
-    """Counts with ``precision``, ``recall`` and ``f1``, each 0.0 without a denominator."""
+    """Counts with ``precision``, ``recall`` and ``f1``, each 0.0 if its denominator is 0."""
 
     @property
     def rates(self) -> Rates:
@@ -78,11 +78,16 @@ class _Rated(_Addable):
 
 @dataclass(frozen=True)
 class Counts(_Rated):
-    """Spans found (``tp``), made up (``fp``) and missed (``fn``); ``sum`` them from ``Counts()``."""
+    """True positives, false positives and false negatives; add them with ``sum(parts, Counts())``."""
 
     tp: int = 0
     fp: int = 0
     fn: int = 0
+
+    @classmethod
+    def of(cls, gold: Set[Any], predicted: Set[Any]) -> Counts:
+        """The counts of a set of predictions against a set of gold items."""
+        return cls(len(gold & predicted), len(predicted - gold), len(gold - predicted))
 
     def _sides(self) -> tuple[float, int, float, int]:
         return self.tp, self.tp + self.fp, self.tp, self.support
@@ -95,11 +100,11 @@ class Counts(_Rated):
 
 @dataclass(frozen=True)
 class SentenceCounts(_Addable):
-    """What holds of whole sentences; adds up.
+    """Counts of whole sentences, which can be added.
 
     Attributes:
         count: sentences scored.
-        exact: sentences whose predicted spans are the gold spans, no more and no less (none and none included).
+        exact: sentences whose predicted spans are exactly the gold spans (both may be empty).
         without_gold: sentences without any gold span.
         clean: those of ``without_gold`` for which nothing was predicted.
     """
@@ -112,7 +117,7 @@ class SentenceCounts(_Addable):
 
 @dataclass(frozen=True)
 class MatchCounts(_Rated):
-    """The counts of one SemEval-2013 scenario, as nervaluate defines them; adds up. A partial match is half a match."""
+    """The counts of one SemEval-2013 scenario, as nervaluate defines them; a partial match is half a match."""
 
     correct: int = 0
     incorrect: int = 0
@@ -127,18 +132,19 @@ class MatchCounts(_Rated):
 
 @dataclass(frozen=True)
 class StringCounts(_Rated):
-    """The counts of the paper's line of work; adds up. Not comparable with the strict scores.
+    """The counts of the protocol used in the paper's line of work, which are not comparable with the strict scores.
 
-    Only types present in a sentence's gold are looked at (a type oracle: a made-up type costs nothing), and lower-cased
-    strings are compared per (sentence, type). Predictions are de-duplicated, gold mentions are not, so a string said
-    once finds every gold mention of it; hence two numerators. This is the protocol of the public code nearest to the
-    paper (BANER, github.com/UESTC-GQJ/BANER); as there, predicted strings that the text does not hold are dropped.
+    Only types that occur in the gold spans of a sentence count (a type oracle: a false type costs nothing), and
+    lower-cased strings are compared for each (sentence, type). Predictions are de-duplicated but gold mentions are not,
+    so a string predicted once finds every gold mention of it; hence two numerators. This is the protocol of the public
+    code nearest to the paper (BANER, github.com/UESTC-GQJ/BANER); as there, predicted strings that do not occur in the
+    text are ignored.
 
     Attributes:
         gold: gold mentions.
         gold_found: gold mentions whose string was predicted.
         predicted: distinct predicted strings.
-        predicted_right: distinct predicted strings that are a gold mention's.
+        predicted_right: distinct predicted strings that are the string of a gold mention.
     """
 
     gold: int = 0
@@ -154,24 +160,24 @@ class StringCounts(_Rated):
         return {"note": PAPER_LINE_NOTE, **super().to_dict()}
 
 
-# Our name -> the class in nervaluate.strategies, less "Evaluation".
+# Our name -> the class in nervaluate.strategies, without the suffix "Evaluation".
 _SCENARIOS = {"strict": "Strict", "exact": "Exact", "partial": "Partial", "type": "EntityType"}
 
 
 @dataclass(frozen=True)
 class Scores:
-    """All scores of some sentences; of none by default, so ``sum(parts, Scores())`` is exactly that of the whole.
+    """All scores of some sentences; by default of none, so ``sum(parts, Scores())`` gives the scores of the whole.
 
     Attributes:
         per_label: strict counts of each label that was asked for or occurs, sorted by name.
-        boundary: counts of distinct (start, end), label ignored.
-        located: predictions whose boundaries are a gold span's.
+        boundary: counts of distinct (start, end), ignoring labels.
+        located: predictions that have the boundaries of a gold span.
         sentences: counts of whole sentences.
-        scenarios: ``strict``, ``exact``, ``partial``, ``type`` of nervaluate; ``None`` if not asked for. Overlapping
-            predictions are matched greedily from left to right there, so ``strict`` equals :attr:`micro` on flat spans
-            only. An overlap counts from 1 % of the gold span's characters on.
-        paper_line: the string protocol of the paper's line of work.
-        ungrounded: predicted spans whose ``text`` is not what the text holds there, or that do not lie in the text.
+        scenarios: ``strict``, ``exact``, ``partial``, ``type`` of nervaluate; ``None`` if not asked for. nervaluate
+            matches overlapping predictions greedily from left to right, so ``strict`` equals :attr:`micro` on flat
+            spans only. An overlap counts if it has at least 1 % of the gold span's characters.
+        paper_line: counts of the string protocol used in the paper's line of work.
+        ungrounded: predicted spans outside the text, or whose ``text`` differs from the text at their offsets.
     """
 
     per_label: dict[str, Counts] = field(default_factory=dict)
@@ -194,18 +200,18 @@ class Scores:
 
     @property
     def micro(self) -> Counts:
-        """Strict counts over all labels: a span is right if start, end and label are."""
+        """Strict counts over all labels: a span is correct if its start, end and label are."""
         return sum(self.per_label.values(), Counts())
 
     @property
     def macro(self) -> Rates:
-        """Unweighted mean of the per-label rates over labels that occur in gold or predictions; 0.0 if none does."""
+        """Unweighted mean of the rates of all labels that occur in gold or predicted spans; 0.0 if there are none."""
         seen = [counts.rates for counts in self.per_label.values() if counts != Counts()]
         return Rates(*map(statistics.fmean, zip(*seen, strict=True))) if seen else Rates(0.0, 0.0, 0.0)
 
     @property
     def typing_accuracy(self) -> float | None:
-        """Among predictions with a gold span's boundaries, the share with its label; ``None`` if there is none."""
+        """The share of the correctly located predictions whose label is correct too; ``None`` if there are none."""
         return self.micro.tp / self.located if self.located else None
 
     def to_dict(self) -> dict[str, Any]:
@@ -225,7 +231,7 @@ class Scores:
 
 
 class _Sentence(NamedTuple):
-    """A text with its distinct gold and predicted spans, and the predictions as given."""
+    """A text with its distinct gold and predicted spans, and the predictions as they were given."""
 
     text: str
     gold: set[Key]
@@ -239,20 +245,19 @@ def evaluate_spans(
     """Score predicted spans against the gold spans of the same texts, in the same order.
 
     Args:
-        gold: texts with their right spans.
-        predicted: the same texts with predicted spans; ill-placed predictions are counted, never an error.
-        labels: labels that were asked for; listed even without support. No filter: hiding the gold spans of a label
-            that was not asked for would flatter the scores.
-        scenarios: compute nervaluate's scenarios too; without them nervaluate is not imported.
+        predicted: the same texts with predicted spans; a prediction outside the text is counted, and raises no error.
+        labels: labels that were asked for, which are listed even without support. This is not a filter: hiding the gold
+            spans of other labels would inflate the scores.
+        scenarios: whether to compute the scenarios of nervaluate, which is imported only for them.
 
     Raises:
-        DataError: if the lengths or the texts differ, or a gold span is empty, out of its text or without a label.
+        DataError: if the lengths or the texts differ, or a gold span is empty, outside its text or without a label.
     """
     sentences = _paired(gold, predicted)
     boundary, whole, paper_line, located, ungrounded = Counts(), SentenceCounts(), StringCounts(), 0, 0
     for sentence in sentences:
         right, found = ({key[:2] for key in keys} for keys in (sentence.gold, sentence.predicted))
-        boundary += _compared(right, found)
+        boundary += Counts.of(right, found)
         located += sum(key[:2] in right for key in sentence.predicted)
         exact, empty = sentence.gold == sentence.predicted, not sentence.gold
         whole += SentenceCounts(1, int(exact), int(empty), int(empty and exact))
@@ -264,15 +269,11 @@ def evaluate_spans(
     return Scores(_per_label(sentences, labels or ()), boundary, located, whole, matches, paper_line, ungrounded)
 
 
-def _compared(gold: set[Any], predicted: set[Any]) -> Counts:
-    return Counts(len(gold & predicted), len(predicted - gold), len(gold - predicted))
-
-
 def _paired(gold: Sequence[Text], predicted: Sequence[Text]) -> list[_Sentence]:
     if len(gold) != len(predicted):
         raise DataError(
             f"every gold text needs one prediction, got {len(gold)} gold texts and {len(predicted)} predictions; "
-            "predict the file that you score against"
+            "predict the same file that you score against"
         )
     sentences = []
     for index, (right, answer) in enumerate(zip(gold, predicted, strict=True)):
@@ -280,11 +281,11 @@ def _paired(gold: Sequence[Text], predicted: Sequence[Text]) -> list[_Sentence]:
         if right.text != answer.text:
             at = next(i for i, (a, b) in enumerate(zip_longest(right.text, answer.text)) if a != b)
             raise DataError(
-                f"gold and prediction {index} must hold the same text, got {right.text[at : at + 40]!r} and "
-                f"{answer.text[at : at + 40]!r} from code point {at} on; keep the gold file's order and texts",
+                f"gold and prediction {index} must have the same text, got {right.text[at : at + 40]!r} and "
+                f"{answer.text[at : at + 40]!r} from code point {at} on; keep the order and the texts of the gold file",
                 source=where,
             )
-        Example(right.text, tuple(set(right.spans)), source=where).check()  # the same span twice does no harm
+        Example(right.text, tuple(set(right.spans)), source=where).check()  # a repeated gold span is harmless
         gold_keys, found_keys = ({span.key for span in side.spans} for side in (right, answer))
         sentences.append(_Sentence(right.text, gold_keys, found_keys, answer.spans))
     return sentences
@@ -299,14 +300,14 @@ def _per_label(sentences: Iterable[_Sentence], labels: Iterable[str]) -> dict[st
 
 
 def _scenarios(sentences: Iterable[_Sentence]) -> dict[str, MatchCounts]:
-    # Imported here: no other score needs it. Its Evaluator also repeats everything per label, which is not used.
+    # Imported here because no other score needs it. Its Evaluator would repeat all the work for each label.
     from nervaluate import strategies
     from nervaluate.entities import Entity
 
     totals = dict.fromkeys(_SCENARIOS, MatchCounts())
     matchers = {name: getattr(strategies, f"{of}Evaluation")() for name, of in _SCENARIOS.items()}
     for sentence in sentences:
-        # nervaluate's end is inclusive, and its matching depends on the order.
+        # The ends of nervaluate are inclusive, and its matching depends on the order.
         right, found = (
             [Entity(label=label, start=start, end=end - 1) for start, end, label in sorted(keys)]
             for keys in (sentence.gold, sentence.predicted)
@@ -318,42 +319,40 @@ def _scenarios(sentences: Iterable[_Sentence]) -> dict[str, MatchCounts]:
 
 
 def _strings(sentence: _Sentence) -> StringCounts:
-    text, said = sentence.text, set()
+    text, predicted = sentence.text, set()
     gold = [(label, text[start:end].lower()) for start, end, label in sentence.gold]
     present = {label for label, _ in gold}
-    for span in sentence.answers:  # a prediction names its own text, else what its offsets cover
+    for span in sentence.answers:  # the string of a prediction is its own text, else the text at its offsets
         string = (text[max(span.start, 0) : max(span.end, 0)] if span.text is None else span.text).lower()
         if span.label in present and string and string in text.lower():
-            said.add((span.label, string))
-    return StringCounts(len(gold), sum(mention in said for mention in gold), len(said), len(said.intersection(gold)))
+            predicted.add((span.label, string))
+    found = sum(mention in predicted for mention in gold)
+    return StringCounts(len(gold), found, len(predicted), len(predicted.intersection(gold)))
 
 
-def episode_scores(gold_token_tags: Sequence[Sequence[str]], predicted_token_tags: Sequence[Sequence[str]]) -> Counts:
-    """Few-NERD's episode metric (Ding et al. 2021, arXiv 2105.07464): IO spans over the flattened query batch.
+class Bin(NamedTuple):
+    """A bin of a reliability diagram: its spans, their mean confidence, and the share of them that is correct."""
 
-    The tags of all query sentences are joined into one sequence; a span is a longest run of one tag other than ``O``.
-    Neighbours of one type are one span, **also across a sentence's end**, unlike in :func:`evaluate_spans`.
-    Sum the counts over episodes, then take the rates.
-
-    Args:
-        gold_token_tags: a sequence of tags per query sentence; a tag is a bare type or ``O``, without B- or I-.
-        predicted_token_tags: the same shape.
-
-    Raises:
-        DataError: if the shapes differ or a tag begins with ``I-``.
-    """
-    shape, other = ([len(tags) for tags in batch] for batch in (gold_token_tags, predicted_token_tags))
-    if shape != other:
-        raise DataError(f"gold and predicted tags must have one shape, got {shape} and {other}; tag every query token")
-    return _compared(*(_runs(chain.from_iterable(batch)) for batch in (gold_token_tags, predicted_token_tags)))
+    low: float
+    high: float
+    spans: int
+    confidence: float
+    accuracy: float
 
 
-def _runs(tags: Iterable[str]) -> set[Key]:
-    spans, position = set(), 0
-    for tag, run in groupby(tags):
-        if tag.startswith("I-"):
-            raise DataError(f"episode tags are bare types or O, got {tag!r}; strip the B- and I- prefixes")
-        start, position = position, position + sum(1 for _ in run)
-        if tag != "O":
-            spans.add((start, position, tag))
-    return spans
+def reliability(pairs: Iterable[tuple[float, bool]], bins: int = 10) -> list[Bin]:
+    """Pairs of confidence and correctness, counted in bins of equal width; empty bins are left out."""
+    groups: dict[int, list[tuple[float, bool]]] = {}
+    for confidence, correct in pairs:
+        groups.setdefault(min(int(confidence * bins), bins - 1), []).append((confidence, correct))
+    made = []
+    for number, group in sorted(groups.items()):
+        confidence, accuracy = (sum(values) / len(group) for values in zip(*group, strict=True))
+        made.append(Bin(number / bins, (number + 1) / bins, len(group), confidence, accuracy))
+    return made
+
+
+def expected_calibration_error(bins: Sequence[Bin]) -> float:
+    """Mean distance of confidence and accuracy over the bins, weighted by their spans (arXiv 1706.04599)."""
+    total = sum(one.spans for one in bins)
+    return sum(one.spans * abs(one.confidence - one.accuracy) for one in bins) / total if total else 0.0

@@ -1,111 +1,59 @@
-"""Where words begin and end in a text of any script.
+"""Word boundaries and grapheme clusters of a text in any script.
 
-Cuts a text into word units on code points alone; knows nothing of tokenizers or spans. A unit never ends inside a
-grapheme cluster (a base character with its combining marks, an emoji sequence, a flag).
+Grapheme clusters (a base character with its combining marks, an emoji sequence, a flag) are those of Unicode annex 29,
+as the ``regex`` package implements them. A word unit never ends inside a cluster. This file knows code points; it knows
+nothing of tokenizers or spans.
 """
 
 from __future__ import annotations
 
 import re
-import unicodedata
-from functools import lru_cache
 
-_JOINER = "\u200d"
-# Scripts written without spaces between words: each cluster is a unit of its own.
-_UNSPACED_RANGES = (
-    (0x0E00, 0x0EFF),  # Thai, Lao
-    (0x0F00, 0x0FFF),  # Tibetan
-    (0x1000, 0x109F),  # Myanmar
-    (0x1780, 0x17FF),  # Khmer
-    (0x3040, 0x30FF),  # Hiragana, Katakana
-    (0x3100, 0x312F),  # Bopomofo
-    (0x31F0, 0x31FF),  # Katakana extensions
-    (0x3400, 0x4DBF),  # Han extension A
-    (0x4E00, 0x9FFF),  # Han
-    (0xF900, 0xFAFF),  # Han compatibility
-    (0xFF66, 0xFF9F),  # half-width Katakana
-    (0x20000, 0x323AF),  # Han extensions B and later
+import regex
+
+# The two strings below are the inside of a character class, both for ``regex`` and for the Oniguruma patterns of the
+# tokenizers library (:mod:`cllmfs.encoding.tokens`): the two must agree on them.
+UNSPACED = (
+    r"\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}\p{Thai}\p{Lao}\p{Tibetan}\p{Myanmar}\p{Khmer}"
+    r"\u30fc\uff70"  # the Japanese long-vowel marks, which Unicode assigns to no single script
 )
-# Graphemes' extenders that are letters by category: Thai and Lao vowel AM, half-width voicing marks of Katakana.
-_LETTER_EXTENDERS = "\u0e33\u0eb3\uff9e\uff9f"
-# Signs that hang the next consonant under or onto the one before: viramas of Indic scripts, Myanmar's and Khmer's.
-_LINKERS = "\u094d\u09cd\u0acd\u0b4d\u0c4d\u0d4d\u1039\u17d2"
-# Format characters that part words rather than belong to one: zero-width space, bidirectional marks and isolates. They
-# are units of their own, so that a mention beside one can be told from it.
-_SEPARATORS = "\u200b\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
-_REGIONAL_A, _REGIONAL_Z = "\U0001f1e6", "\U0001f1ff"
-_SKIN_TONE_1, _SKIN_TONE_5 = "\U0001f3fb", "\U0001f3ff"
+"""Scripts that are written without spaces between words: each of their clusters is a word unit."""
 
+SEPARATORS = r"\u200b\u200e\u200f\u061c\u202a-\u202e\u2066-\u2069"
+"""Zero-width space, bidirectional marks and isolates: units of their own, so that a mention can end beside one."""
 
-@lru_cache(maxsize=16384)
-def _kind(char: str) -> str:
-    """One of ``space``, ``extend`` (belongs to what stands before), ``word``, ``single``."""
-    if char.isspace():
-        return "space"
-    if char in _SEPARATORS:
-        return "single"
-    category = unicodedata.category(char)
-    if category[0] == "M" or category == "Cf" or char in _LETTER_EXTENDERS or _SKIN_TONE_1 <= char <= _SKIN_TONE_5:
-        return "extend"
-    if any(low <= ord(char) <= high for low, high in _UNSPACED_RANGES):
-        return "single"
-    return "word" if char.isalnum() or category == "Pc" else "single"
+_SPACE = r"[\s\x1c-\x1f]"  # as str.isspace defines it
+_WORD = rf"[[\p{{L}}\p{{N}}\p{{Pc}}]--[{UNSPACED}\p{{GCB=Extend}}]]"
+# Annex 29 separates some marks and format characters (such as the soft hyphen) from the character before them; a word
+# unit keeps them together.
+_ATTACHED = rf"[[\p{{M}}\p{{Cf}}\p{{GCB=Extend}}]--[{SEPARATORS}\p{{GCB=Prepend}}]]"
 
-
-def _joins(previous: str, char: str, base: str) -> bool:
-    """Whether ``char`` belongs to the cluster that begins with ``base`` and ends with ``previous``."""
-    if previous.isspace():
-        return previous == "\r" and char == "\n"
-    if _kind(char) == "extend":
-        return True
-    if previous == _JOINER:
-        return _kind(char) == "single" and _kind(base) == "single"
-    if previous in _LINKERS:
-        return unicodedata.category(char) == "Lo"
-    # A Hangul syllable in parts: leading consonants, then a vowel and final consonants.
-    return (_leads(previous) and (_leads(char) or "\uac00" <= char <= "\ud7a3")) or (
-        ("\u1160" <= char <= "\u11ff" or "\ud7b0" <= char <= "\ud7ff")
-        and (_leads(previous) or "\u1160" <= previous <= "\u11ff" or "\uac00" <= previous <= "\ud7ff")
-    )
-
-
-def _leads(char: str) -> bool:
-    return "\u1100" <= char <= "\u115f" or "\ua960" <= char <= "\ua97f"
+_CLUSTERS = regex.compile(rf"\r\n|{_SPACE}|\X", regex.V1)
+_UNITS = regex.compile(rf"(?:(?=\p{{GCB=Prepend}}*{_WORD})\X{_ATTACHED}*)+|(?!{_SPACE})\X{_ATTACHED}*", regex.V1)
+# Characters that may share a cluster or a unit with a neighbor that is no letter, digit or underscore.
+_JOINING = regex.compile(
+    rf"{_ATTACHED}|[^\p{{GCB=Other}}\p{{GCB=Control}}\p{{GCB=CR}}\p{{GCB=LF}}\p{{GCB=LV}}\p{{GCB=LVT}}]", regex.V1
+)
+_IN_WORD = regex.compile(_WORD, regex.V1)
 
 
 def clusters(text: str) -> list[tuple[int, int]]:
-    """Grapheme clusters as (start, end); white space is a cluster a character.
-
-    Enough of Unicode annex 29 for spans: marks, format characters, skin tones and joined emoji stay with their base,
-    regional indicators pair up to flags; conjunct consonants, the parts of a Hangul syllable and CR LF stay together.
-    """
-    found: list[tuple[int, int]] = []
-    lone_flag = False
-    for index, char in enumerate(text):
-        regional = _REGIONAL_A <= char <= _REGIONAL_Z
-        # A regional indicator belongs to the one before it alone, whatever else it follows: a joiner does not hold it.
-        joins = lone_flag if regional else bool(found) and _joins(text[index - 1], char, text[found[-1][0]])
-        if joins:
-            found[-1] = (found[-1][0], index + 1)
-        else:
-            found.append((index, index + 1))
-        lone_flag = regional and not joins
-    return found
+    """Grapheme clusters as (start, end); each white space character is a cluster, and CR LF together is one."""
+    return [found.span() for found in _CLUSTERS.finditer(text)]
 
 
 class _Classes(dict[int, str]):
-    """A letter for each code point, made when it is first asked for: what :func:`word_units` needs to know of it."""
+    """One letter for each code point, computed on first use: ``j`` joining, ``w`` in a word, ``.`` alone, space."""
 
     def __missing__(self, code: int) -> str:
         char = chr(code)
-        jamo = "\u1100" <= char <= "\u11ff" or "\ua960" <= char <= "\ua97f" or "\ud7b0" <= char <= "\ud7ff"
-        joins = jamo or _REGIONAL_A <= char <= _REGIONAL_Z or _kind(char) == "extend"
-        self[code] = found = "j" if joins else {"space": " ", "word": "w", "single": "."}[_kind(char)]
+        letter = "j" if _JOINING.match(char) else "w" if _IN_WORD.match(char) else "."
+        self[code] = found = " " if char.isspace() else letter
         return found
 
 
 _CLASSES = _Classes()
-_UNIT = re.compile(r"w+|\.")
+_PLAIN_UNITS = re.compile(r"w+|\.")
 
 
 def word_units(text: str) -> list[tuple[int, int]]:
@@ -114,21 +62,11 @@ def word_units(text: str) -> list[tuple[int, int]]:
     Every character that is not white space lies in exactly one unit.
     """
     classes = text.translate(_CLASSES)
-    if "j" not in classes:  # every character is a cluster: most texts, and much faster
-        return [unit.span() for unit in _UNIT.finditer(classes)]
-    return _units_of_clusters(text)
+    if "j" not in classes:  # as in most texts: every character is a cluster, and this is seven times as fast
+        return [found.span() for found in _PLAIN_UNITS.finditer(classes)]
+    return joined_units(text)
 
 
-def _units_of_clusters(text: str) -> list[tuple[int, int]]:
-    units: list[tuple[int, int]] = []
-    open_word = False
-    for start, end in clusters(text):
-        kind = _kind(text[start])
-        if kind == "space":
-            open_word = False
-        elif kind == "word" and open_word:
-            units[-1] = (units[-1][0], end)
-        else:
-            units.append((start, end))
-            open_word = kind == "word"
-    return units
+def joined_units(text: str) -> list[tuple[int, int]]:
+    """Like :func:`word_units`, for any text: clusters are found first, which is slower."""
+    return [found.span() for found in _UNITS.finditer(text)]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cllmfs.datasets.sampling import Episode, sample_episode, sample_k_shot, shortfalls
 from cllmfs.errors import ConfigError, DataError
-from cllmfs.schema import Example
+from cllmfs.schema import Example, mentions
 
 
 def make(*labels: str, name: int = 0) -> Example:
@@ -24,10 +24,6 @@ def make(*labels: str, name: int = 0) -> Example:
 
 def pool(rows: Sequence[Sequence[str]]) -> list[Example]:
     return [make(*row, name=number) for number, row in enumerate(rows)]
-
-
-def mentions(examples: Sequence[Example]) -> Counter[str]:
-    return Counter(span.label for example in examples for span in example.spans)
 
 
 def indices(examples: Sequence[Example], shots: Sequence[Example]) -> list[int]:
@@ -137,7 +133,7 @@ def test_only_the_named_labels_count() -> None:
     shots = sample_k_shot(examples, 1, labels=["loc"])
     assert len(shots) == 1 and "loc" in shots[0].labels
     assert shots[0] in examples  # its other spans are still there
-    assert sample_k_shot(examples, 2, labels=["org", "loc"]) == sample_k_shot(examples, 2, labels=["loc", "org", "loc"])
+    assert sample_k_shot(examples, 2, labels=["org", "loc"]) == sample_k_shot(examples, 2, labels=["loc", "org"])
 
 
 def test_the_result_does_not_depend_on_spans_order_or_input_mutation() -> None:
@@ -158,17 +154,23 @@ def test_shortfalls_names_the_labels_with_too_few() -> None:
 @pytest.mark.parametrize(
     ("rows", "k", "labels", "message"),
     [
-        ([("per",)], 0, None, "at least 1, got 0"),
         ([], 1, None, "at least one example"),
         ([()], 1, None, "none of the 1 examples has a span"),
         ([("per",)], 1, ["per", "loc"], "'loc' does not"),
         ([("per",)], 1, [], "at least one label"),
-        ([("per",)], 1, "per", "list of names"),
+        ([("per",)], 1, "per", "must be a list or a mapping, got the string"),
+        ([("per",)], 1, ["per", "per"], "'per' is given twice"),
     ],
 )
 def test_bad_requests(rows: list[tuple[str, ...]], k: int, labels: list[str] | None, message: str, method: str) -> None:
     with pytest.raises(DataError, match=message):
         sample_k_shot(pool(rows), k, labels=labels, method=method)
+
+
+@pytest.mark.parametrize("method", ["at-least", "exact"])
+def test_k_is_at_least_one(method: str) -> None:
+    with pytest.raises(ConfigError, match="at least 1, got 0"):
+        sample_k_shot(GOLDEN, 0, method=method)
 
 
 def test_unknown_method() -> None:
@@ -199,21 +201,21 @@ def test_episode_removes_other_labels() -> None:
 
 
 @pytest.mark.parametrize(
-    ("n_way", "k", "queries", "message"),
+    ("n_way", "k", "queries", "error", "message"),
     [
-        (0, 1, 1, "n_way 0"),
-        (1, 0, 1, "at least 1, got 0"),
-        (1, 1, -1, "queries must be at least 0"),
-        (4, 1, 1, "got 3 such labels of 3"),
-        (1, 9, 1, "got 0 such labels of 3"),
+        (0, 1, 1, ConfigError, "n_way 0"),
+        (1, 0, 1, ConfigError, "at least 1, got 0"),
+        (1, 1, -1, ConfigError, "queries must be at least 0"),
+        (4, 1, 1, DataError, "got 3 such labels of 3"),
+        (1, 9, 1, DataError, "got 0 such labels of 3"),
     ],
 )
-def test_bad_episodes(n_way: int, k: int, queries: int, message: str) -> None:
-    with pytest.raises(DataError, match=message):
+def test_bad_episodes(n_way: int, k: int, queries: int, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
         sample_episode(GOLDEN, n_way, k, queries=queries)
 
 
 def test_impossible_episode() -> None:
     # Every sentence lifts the label from 0 to 3, above 2K = 2.
-    with pytest.raises(DataError, match="in 50 draws"):
+    with pytest.raises(DataError, match="in 50 attempts"):
         sample_episode(pool([("per", "per", "per")] * 4), 1, 1, queries=0)

@@ -17,7 +17,9 @@ from cllmfs.formats.tagging import (
     spans_of_tags,
     tag_problem,
     tags_of_spans,
+    tokenized,
 )
+from cllmfs.schema import Example, Span
 
 # Two people side by side, a place of three tokens, a lone company, a person at the end.
 SPANS = [(0, 2, "PER"), (2, 3, "PER"), (4, 7, "LOC"), (7, 8, "ORG")]
@@ -54,7 +56,7 @@ def test_io_by_hand() -> None:
         (["I-A O", "I-A B-A"], "iob1"),
         (["I-A B-A B-A"], "iob1"),
         (["I-A O B-A"], "iob2"),  # a B- after O: only iob2, damaged, explains it
-        (["I-A", "B-A"], "iob2"),  # the sentence before does not count as its neighbour
+        (["I-A", "B-A"], "iob2"),  # the sentence before is not adjacent
         (["I-A B-B"], "iob2"),
         (["B-A I-A", "S-B"], "bioes"),
         (["B-A E-A"], "bioes"),
@@ -122,7 +124,7 @@ def test_round_trip(drawn: tuple[int, list[tuple[int, int, str]]], scheme: str) 
 def test_io_round_trip_or_refusal(drawn: tuple[int, list[tuple[int, int, str]]]) -> None:
     length, spans = drawn
     if any(a[1] == b[0] and a[2] == b[2] for a, b in itertools.pairwise(spans)):
-        with pytest.raises(DataError, match="io cannot keep neighbours"):
+        with pytest.raises(DataError, match="io cannot separate adjacent"):
             tags_of_spans(spans, length, "io")
     else:
         assert spans_of_tags(tags_of_spans(spans, length, "io")) == spans
@@ -174,3 +176,12 @@ def test_scheme_names() -> None:
     assert check_scheme("bio") == "iob2"
     with pytest.raises(ConfigError, match="scheme must be one of iob1, iob2, io, bioes, bilou, got 'bmes'"):
         check_scheme("bmes")
+
+
+def test_own_tokens_are_kept_and_split() -> None:
+    text = "New York-based"
+    assert tokenized(Example(text, (Span(0, 8, "LOC"),), ((0, 14),))) == (["New York", "-based"], [(0, 1, "LOC")])
+    assert tokenized(Example(text, (Span(4, 8, "LOC"),), ((0, 8), (8, 14)))) == (
+        ["New", "York", "-based"],
+        [(1, 2, "LOC")],
+    )

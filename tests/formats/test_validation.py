@@ -1,27 +1,17 @@
-"""Validation: one file for each rule, with its line, field and severity; counts; and that all problems are told."""
+"""Validation: one file for each rule, with its line, field and severity; counts; and that all problems are reported."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cllmfs.errors import ConfigError, DataError
+from cllmfs.formats import read_examples
 from cllmfs.formats.validation import Issue, validate_file
-from cllmfs.formats.writing import read_examples
 from cllmfs.schema import LabelSet
-
-
-def write(folder: Path, content: str | bytes, name: str = "data.jsonl") -> Path:
-    path = folder / name
-    path.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
-    return path
-
-
-def lines_of(*records: Any) -> str:
-    return "".join(json.dumps(record) + "\n" for record in records)
+from tests.formats.conftest import lines_of, write
 
 
 def record(text: str, *spans: tuple[int, int, str], **more: Any) -> dict[str, Any]:
@@ -111,7 +101,7 @@ def test_each_rule(tmp_path: Path, bad: dict[str, Any], field: str, rule: str, s
         (b"\n\n", 0, "empty-file"),
         (b"{\n", 1, "bad-json"),
         ('{"text": "Zoë", "spans": []}'.encode("latin-1"), 1, "bad-encoding"),
-        (b"\x00\x01\n\x00\n\x00\n", 1, "bad-encoding"),  # told once, not for each line of junk
+        (b"\x00\x01\n\x00\n\x00\n", 1, "bad-encoding"),  # reported once, not for each line of junk
     ],
 )
 def test_rules_of_files(tmp_path: Path, content: bytes, line: int, rule: str) -> None:
@@ -121,7 +111,7 @@ def test_rules_of_files(tmp_path: Path, content: bytes, line: int, rule: str) ->
     assert (report.sentences, report.unreadable) == (0, min(line, 1))
 
 
-def test_every_problem_is_told(tmp_path: Path) -> None:
+def test_every_problem_is_reported(tmp_path: Path) -> None:
     both = {"text": "Ada", "spans": [{"start": True, "end": 2.0, "label": ""}, "x"]}
     content = lines_of(both) + "junk\n" + lines_of(record("Ada", (0, 3, "PER"))) + lines_of({"text": 1, "spans": 2})
     report = validate_file(write(tmp_path, content))
@@ -137,7 +127,7 @@ def test_every_problem_is_told(tmp_path: Path) -> None:
     assert (report.sentences, report.unreadable, report.mentions) == (1, 3, {"PER": 1})
 
 
-def test_columns_tell_the_line_of_each_token(tmp_path: Path) -> None:
+def test_issues_in_columns_have_the_line_of_the_token(tmp_path: Path) -> None:
     content = "Ada\tB-PER\nBo\tI-LOC\n\nCy\tX-PER\nDi\n\nEd\tB-\nFay\tO\n"
     report = validate_file(write(tmp_path, content, "a.conll"))
     assert found(report.issues) == [

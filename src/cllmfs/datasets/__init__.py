@@ -1,1 +1,1 @@
-"""Where examples come from, and how few of them are drawn."""
+"""Data sets: where examples come from, and how a few of them are drawn."""

@@ -4,80 +4,75 @@
     tokens with spans                         start, end (token indices, end exclusive), label
     text with spans or entities               start, end (code points, end exclusive), label
 
-Knows licences, columns and what their numbers mean. Code of a data set is never run: where one is made by a script, the
-copy is taken that the hub made of it. Needs the library when it loads; knows nothing of which splits there ought to be.
+Knows licenses, columns and the names behind their numbers. The code of a data set is never run: if a script makes the
+data set, the hub's own copy of the data is loaded. Needs the library for loading only; does not know which splits there
+should be.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cllmfs.datasets.catalogue import Entry, HubName, find
+from cllmfs.datasets.catalog import Entry, HubName, find
 from cllmfs.errors import CllmfsError, ConfigError, DataError
+from cllmfs.formats.reading import examples_of_rows
 from cllmfs.formats.tagging import tag_problem
-from cllmfs.formats.writing import examples_of_rows
 from cllmfs.schema import Example
 
-CONVERTED = "refs/convert/parquet"  # the branch where the hub puts its copies, a folder for each configuration
-_VERSION = 4  # of the library: earlier ones can run scripts
+CONVERTED = "refs/convert/parquet"  # the branch with the hub's own copies, a folder for each configuration
+_VERSION = 4  # of the library; earlier versions can run scripts
 _TAGS = ("ner_tags", "tags", "labels", "ner_labels", "bio_tags", "ner")
 _SPANS = ("spans", "entities")
-_NO_LICENCE = ("", "none", "other", "unknown")
+_NO_LICENSE = ("", "none", "other", "unknown")
 
 _Row = dict[str, Any]
 _logger = logging.getLogger(__name__)
 
 
-def load_hub(text: str, wanted: Sequence[str] = (), *, licence_accepted: bool = False) -> dict[str, list[Example]]:
-    """The splits of a data set, by the names that it gives them.
+def load_hub(text: str, wanted: Sequence[str] = (), *, license_accepted: bool = False) -> dict[str, list[Example]]:
+    """The splits of a data set, by the data set's own names for them.
 
     Args:
-        text: a name as :mod:`cllmfs.datasets.catalogue` knows them.
-        wanted: names of one split, which must be there under one of them; all splits if empty.
-        licence_accepted: whether the user accepted the terms of a licence that asks for it.
+        text: a name in one of the forms of :mod:`cllmfs.datasets.catalog`.
+        wanted: possible names of one split, of which exactly one must exist; all splits if empty.
+        license_accepted: whether the user accepted the terms of the license, if it requires that.
 
     Raises:
         ConfigError: if the name is wrong, or the ``datasets`` library is missing.
-        DataError: if the licence asks to be accepted, the data cannot be loaded, or they are of no form above.
+        DataError: if the license must be accepted first, or the data cannot be loaded or have none of the forms above.
     """
     name, entry = find(text)
-    if not (licence_accepted or name.is_folder):
-        _check_licence(name, entry)
-    there = _open(name)
-    chosen = [split for split in there if split in wanted or not wanted]
+    if not (license_accepted or name.is_folder):
+        _check_license(name, entry)
+    splits = open_dataset(name)
+    chosen = [split for split in splits if split in wanted or not wanted]
     if len(chosen) != 1 and wanted:
-        raise DataError(f"there must be one split called {' or '.join(wanted)}; {name} has {', '.join(there)}")
+        raise DataError(f"there must be one split called {' or '.join(wanted)}; {name} has {', '.join(splits)}")
     names = entry.tag_names if entry else ()
-    return {split: _examples(there[split], name, names, f"{name} {split}") for split in chosen}
+    return {split: _examples(splits[split], name, names, f"{name} {split}") for split in chosen}
 
 
-# --- licences --------------------------------------------------------------------------------------------------------
-
-
-def _check_licence(name: HubName, entry: Entry | None) -> None:
-    if entry is not None:
-        licence, reason = entry.licence, entry.reason if entry.restricted else ""
+def _check_license(name: HubName, entry: Entry | None) -> None:
+    license = entry.license if entry else card_facts(name).get("license", "")
+    if entry:
+        reason = entry.reason if entry.restricted else ""
+    elif license.lower() in _NO_LICENSE:
+        reason = "its card does not name its license"
     else:
-        licence = card_facts(name).get("licence", "")
-        reason = "its card does not say which licence it is under" if licence.lower() in _NO_LICENCE else ""
-        reason = "non-commercial use only" if "-nc" in licence.lower() else reason
+        reason = "non-commercial use only" if "-nc" in license.lower() else ""
     if reason:
         raise DataError(
-            f"{name} is loaded only after its licence was accepted ({licence or 'not stated'}): {reason}. Read the "
-            f"terms at https://huggingface.co/datasets/{name.path}; to accept them, write licence_accepted = true into "
-            "its [data.NAME] of the benchmark's configuration, or pass --accept-licence to `cllmfs data info`"
+            f"{name} is loaded only after its license was accepted ({license or 'not stated'}): {reason}. Read the "
+            f"terms at https://huggingface.co/datasets/{name.path}; to accept them, write license_accepted = true in "
+            "its [data.NAME] section of the benchmark's configuration, or pass --accept-license to `cllmfs data info`"
         )
 
 
 def card_facts(name: HubName) -> dict[str, str]:
-    """Licence and language that a data set's card states, as far as it does; of a folder, by its README.md.
-
-    Raises:
-        DataError: if the hub cannot be asked.
-    """
+    """License and language, if the card (README.md) states them; raises DataError if the hub's card cannot be read."""
     from huggingface_hub import DatasetCard
 
     readme = Path(name.path) / "README.md"
@@ -86,18 +81,10 @@ def card_facts(name: HubName) -> dict[str, str]:
     try:
         card = DatasetCard.load(str(readme) if name.is_folder else name.path)
     except Exception as error:  # whatever the network, the hub and a YAML reader may raise
-        message = f"the card of {name} cannot be read: {_said(error)}; it is not needed where the licence is accepted"
+        message = f"the card of {name} cannot be read: {_reason(error)}; it is not needed once the license is accepted"
         raise DataError(message) from error
-    data = card.data.to_dict()
-    facts = {"licence": _listed(data.get("license")), "language": _listed(data.get("language"))}
-    return {key: value for key, value in facts.items() if value}
-
-
-def _listed(value: object) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value or "")
-
-
-# --- loading ---------------------------------------------------------------------------------------------------------
+    stated = {key: card.data.to_dict().get(key) for key in ("license", "language")}
+    return {key: ", ".join(map(str, v)) if isinstance(v, list) else str(v) for key, v in stated.items() if v}
 
 
 def _library(name: HubName) -> Any:
@@ -111,27 +98,26 @@ def _library(name: HubName) -> Any:
     return library
 
 
-def _open(name: HubName) -> Mapping[str, Any]:
-    """The library's data set of each split."""
+def open_dataset(name: HubName) -> Mapping[str, Any]:
+    """The library's data set for each split."""
     library = _library(name)
     try:
         found = _saved(name, library) if name.is_folder else None
-        if found is None:
-            found = _loaded(name, library)
+        found = _loaded(name, library) if found is None else found
     except CllmfsError:
         raise
     except Exception as error:  # whatever the network, the hub and the readers of many formats may raise
         hint = "" if name.config or "config" not in str(error).lower() else f"; name one: {name}#CONFIG"
-        raise DataError(f"{name} cannot be loaded: {_said(error)}{hint}") from error
+        raise DataError(f"{name} cannot be loaded: {_reason(error)}{hint}") from error
     return {str(found.split or "train"): found} if isinstance(found, library.Dataset) else found
 
 
-def _said(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
 
 
 def _saved(name: HubName, library: Any) -> Any:
-    """What ``save_to_disk`` left in a folder, or in folders named after the splits; ``None`` if nothing."""
+    """What ``save_to_disk`` wrote into a folder, or into folders named after the splits; ``None`` if nothing."""
     folder = Path(name.path)
     parts = [path.parent for path in sorted(folder.glob("*/state.json"))]
     if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
@@ -141,7 +127,8 @@ def _saved(name: HubName, library: Any) -> Any:
     else:
         return None
     if name.config:
-        raise ConfigError(f"a folder that save_to_disk wrote has no configurations, got {name}; leave it out")
+        rule = "a folder that save_to_disk wrote has no configurations"
+        raise ConfigError(f"{rule}, got {name}; leave out the part after #")
     return found
 
 
@@ -153,14 +140,14 @@ def _loaded(name: HubName, library: Any) -> Any:
             if "scripts are no longer supported" not in str(error) or name.is_folder:
                 raise
             if name.revision:
-                message = f"{name} is made by a script, which is never run; without @{name.revision} the hub's own copy"
-                raise DataError(f"{message} of the data is loaded") from error
-        _logger.warning("%s is made by a script, which is not run; the hub's own copy of the data is loaded", name)
+                message = f"{name} is made by a script, which is never run; leave out @{name.revision} to load"
+                raise DataError(f"{message} the hub's own copy of the data") from error
+        _logger.warning("%s is made by a script, which is not run; loading the hub's own copy of the data", name)
     return library.load_dataset(name.path, revision=CONVERTED, data_dir=_converted(name))
 
 
 def _converted(name: HubName) -> str:
-    """The folder of a configuration on the branch of the hub's copies."""
+    """The folder of a configuration on the branch with the hub's copies."""
     from huggingface_hub import HfApi
 
     paths = HfApi().list_repo_files(name.path, repo_type="dataset", revision=CONVERTED)
@@ -170,12 +157,9 @@ def _converted(name: HubName) -> str:
     raise ConfigError(f"{name} needs one of its configurations after a #: {', '.join(configs)}; got {name.config!r}")
 
 
-# --- columns ---------------------------------------------------------------------------------------------------------
-
-
 def _examples(data: Any, name: HubName, tag_names: Sequence[str], source: str) -> list[Example]:
     if not len(data):
-        raise DataError("a split must have a sentence at least, got none", source=source)
+        raise DataError("a split must have at least one sentence, got none", source=source)
     columns, features = list(data.features), data.features
     listed = [column for column in columns if getattr(features[column], "feature", None) is not None]
     tags = name.tags or next((column for column in _TAGS if column in listed), "")
@@ -194,7 +178,7 @@ def _examples(data: Any, name: HubName, tag_names: Sequence[str], source: str) -
 
 
 def _names(feature: Any) -> tuple[str, ...]:
-    """The names of the class labels somewhere inside a column of tags or spans; empty if it has none."""
+    """The names of the class labels inside a column of tags or spans, at any depth; empty if it has none."""
     if isinstance(feature, dict):
         return _names(feature.get("label"))
     if isinstance(feature, list):
@@ -204,9 +188,9 @@ def _names(feature: Any) -> tuple[str, ...]:
 
 
 def _tag_reader(rows: Any, column: str, names: Sequence[str], source: str) -> Callable[[int, _Row], _Row]:
-    """From a row of tokens and tags to a record of the format tags."""
-    known = set(names or _strings(row[column] for row in rows)) - {"O"}
-    # Types without prefixes, as Few-NERD has them: a run of one type is one mention.
+    """A function from a row of tokens and tags to a record of the format tags."""
+    known = set(names or (tag for row in rows for tag in row[column] or () if isinstance(tag, str))) - {"O"}
+    # Few-NERD has types without prefixes: a run of one type is one mention.
     bare = all(tag_problem(tag) for tag in known)
 
     def record(number: int, row: _Row) -> _Row:
@@ -216,19 +200,14 @@ def _tag_reader(rows: Any, column: str, names: Sequence[str], source: str) -> Ca
     return record
 
 
-def _strings(columns: Iterable[Sequence[object] | None]) -> Iterator[str]:
-    return (tag for tags in columns for tag in tags or () if isinstance(tag, str))
-
-
 def _span_reader(base: str, column: str, names: Sequence[str], source: str) -> Callable[[int, _Row], _Row]:
-    """From a row with spans to a record of the format jsonl or tokens."""
+    """A function from a row with spans to a record of the format jsonl or tokens."""
 
     def record(number: int, row: _Row) -> _Row:
         entries = row[column] or []
-        if isinstance(entries, dict):  # an older way of the library: a list of each key
+        if isinstance(entries, dict):  # older versions of the library gave a list for each key
             entries = [dict(zip(entries, values, strict=True)) for values in zip(*entries.values(), strict=True)]
-        place = f"{source}:{number}"
-        made = [{**entry, "label": _name(entry.get("label"), names, place, column)} for entry in entries]
+        made = [{**entry, "label": _name(entry.get("label"), names, f"{source}:{number}", column)} for entry in entries]
         if base == "text":
             return {"text": row["text"], "spans": made}
         return {"tokens": row["tokens"], "spans": [[one.get("start"), one.get("end"), one["label"]] for one in made]}
@@ -237,13 +216,13 @@ def _span_reader(base: str, column: str, names: Sequence[str], source: str) -> C
 
 
 def _name(value: object, names: Sequence[str], place: str, column: str) -> object:
-    """A tag or label by its number; a string is its own name."""
+    """The name of a tag or label by its number; a string is a name already."""
     if not isinstance(value, int):
         return value
-    if not names:
-        message = f"numbers of tags must have names, got {value} without; take a copy whose features name its classes"
-        raise DataError(message, source=place, field=column)
-    if not 0 <= value < len(names):
-        message = f"the number of a tag must be in 0 to {len(names) - 1}, got {value}; perhaps this split's are hidden"
-        raise DataError(message, source=place, field=column)
-    return names[value]
+    if 0 <= value < len(names):
+        return names[value]
+    if names:
+        rule, hint = f"a tag number must be in 0 to {len(names) - 1}", "perhaps the tags of this split are hidden"
+    else:
+        rule, hint = "tag numbers must have names", "use a copy whose features name its classes"
+    raise DataError(f"{rule}, got {value}; {hint}", source=place, field=column)

@@ -1,19 +1,21 @@
-"""From a file's bytes to lines of text, and the records that collect what becomes of them.
+"""Data files as lines of bytes, and the records that are read from them.
 
-Knows encodings, line ends, standard input and what an issue is; knows nothing of JSON, columns or the rules of spans.
-Lines end at a line feed only (a carriage return before it is dropped): U+2028, U+0085 and their like are text.
+Knows encodings, line ends, standard input and output, and what an issue is; knows nothing of JSON, columns or the rules
+of spans. Lines end at a line feed only (a carriage return before it is dropped): U+2028, U+0085 and the like are text.
 """
 
 from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
 from cllmfs.errors import DataError
+from cllmfs.files import whole_file
 from cllmfs.schema import Example
 
 _BOM = b"\xef\xbb\xbf"
@@ -25,9 +27,9 @@ class Issue:
 
     Attributes:
         line: 1-based line of the file; 0 for the file as a whole.
-        field: JSON field or column; empty where none is to blame.
+        field: JSON field or column; empty if no single field is wrong.
         rule: short name of the rule, in kebab-case.
-        message: rule, value received, what to do.
+        message: the rule, the value received, what to do.
         severity: "error" or "warning".
     """
 
@@ -37,10 +39,14 @@ class Issue:
     message: str
     severity: str = "error"
 
+    def to_error(self, path: str | Path) -> DataError:
+        """The issue as the error that a reader of the file raises."""
+        return DataError(self.message, source=source_name(path), line=self.line or None, field=self.field or None)
+
 
 @dataclass(frozen=True)
 class Record:
-    """One record of a file; ``example`` is ``None`` just where an issue is an error."""
+    """One record of a file; ``example`` is ``None`` if and only if one of the issues is an error."""
 
     line: int
     example: Example | None
@@ -49,7 +55,7 @@ class Record:
 
 @dataclass
 class Draft:
-    """A record on the way; tags wait for the whole file, which names their scheme."""
+    """A record while it is read. Its tags are interpreted only after the whole file, which determines their scheme."""
 
     line: int
     source: str
@@ -59,55 +65,81 @@ class Draft:
     tokens: list[str] = field(default_factory=list)
     tags: list[str] | None = None
     lines: list[int] = field(default_factory=list)  # line of each token
-    tag_field: str = "tag"  # with {} for the index where a line holds all the tags
+    tag_field: str = "tag"  # with {} for the index if one line holds all the tags
 
     def error(self, field: str, rule: str, message: str, line: int | None = None) -> None:
-        """Note an error; the line is the record's first unless given."""
+        """Add an error; the line is the record's first unless given."""
         self.issues.append(Issue(line or self.line, field, rule, message))
 
     def warn(self, field: str, rule: str, message: str, line: int | None = None) -> None:
-        """Note a warning; the line is the record's first unless given."""
+        """Add a warning; the line is the record's first unless given."""
         self.issues.append(Issue(line or self.line, field, rule, message, "warning"))
 
     @property
     def failed(self) -> bool:
-        """Whether an error was noted."""
+        """Whether there is an error."""
         return any(issue.severity == "error" for issue in self.issues)
 
 
+@dataclass(frozen=True)
+class Source:
+    """A file to read, or "-" for standard input."""
+
+    path: str | Path
+
+    @property
+    def name(self) -> str:
+        """The name of the file in messages."""
+        return source_name(self.path)
+
+    @cached_property
+    def lines(self) -> list[tuple[int, str | Issue]]:
+        """What :func:`read_lines` yields, kept because standard input is read once but both recognized and parsed."""
+        return list(read_lines(self.path))
+
+
 def source_name(path: str | Path) -> str:
-    """The name that messages give a file."""
+    """The name of a file in messages."""
     return "<stdin>" if str(path) == "-" else str(path)
 
 
+def show(value: object) -> str:
+    """Type and value for a message, at most 60 characters of the value."""
+    shown = repr(value)
+    return f"{type(value).__name__} {shown if len(shown) <= 60 else shown[:57] + '...'}"
+
+
 def read_lines(path: str | Path) -> Iterator[tuple[int, str | Issue]]:
-    """(1-based number, text) of each line, streamed, without its line end; an issue where a line is not UTF-8.
+    """(1-based number, text) of each line, streamed, without its line end; an issue in place of a line not in UTF-8.
 
     A byte-order mark is dropped. Stops at the first line of a file that is not text at all.
 
     Raises:
         DataError: if the file cannot be opened or read.
     """
-    opened = contextlib.nullcontext(sys.stdin.buffer) if str(path) == "-" else _open(path)
-    with opened as handle:
+    with contextlib.nullcontext(sys.stdin.buffer) if str(path) == "-" else _open(path) as handle:
         before = 0
         for number, raw in enumerate(handle, 1):
-            junk = _not_text(raw, first=number == 1)
-            if junk:
-                yield number, Issue(number, "", "bad-encoding", junk)
+            if problem := _not_text(raw, first=number == 1):
+                yield number, Issue(number, "", "bad-encoding", problem)
                 return
             skipped = len(_BOM) if number == 1 and raw.startswith(_BOM) else 0
             try:
                 yield number, raw[skipped:].removesuffix(b"\n").removesuffix(b"\r").decode("utf-8")
             except UnicodeDecodeError as error:
                 at = skipped + error.start
-                message = (
-                    f"files must be UTF-8, got the byte 0x{raw[at]:02x} (byte {at + 1} of the line, "
-                    f"{before + at + 1} of the file); convert the file, for instance with "
-                    "iconv -f WINDOWS-1252 -t UTF-8"
-                )
-                yield number, Issue(number, "", "bad-encoding", message)
+                byte = f"0x{raw[at]:02x} (byte {at + 1} of the line, {before + at + 1} of the file)"
+                hint = "convert the file, for instance with iconv -f WINDOWS-1252 -t UTF-8"
+                yield number, Issue(number, "", "bad-encoding", f"files must be UTF-8, got the byte {byte}; {hint}")
             before += len(raw)
+
+
+def text_lines(path: str | Path) -> Iterator[tuple[int, str]]:
+    """As :func:`read_lines`, but a line that is not in UTF-8 raises DataError too."""
+    for number, line in read_lines(path):
+        if isinstance(line, Issue):
+            raise line.to_error(path)
+        yield number, line
 
 
 def _open(path: str | Path) -> BinaryIO:
@@ -118,7 +150,7 @@ def _open(path: str | Path) -> BinaryIO:
 
 
 def _not_text(raw: bytes, first: bool) -> str | None:
-    """Why the bytes are no text in UTF-8's family, or ``None``."""
+    """Why the bytes are not text in UTF-8 or plain ASCII, or ``None`` if they may be."""
     if first and raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return "files must be UTF-8, got UTF-16 (by its byte-order mark); convert it with iconv -f UTF-16 -t UTF-8"
     if first and raw[:2] == b"\x1f\x8b":
@@ -127,3 +159,25 @@ def _not_text(raw: bytes, first: bool) -> str | None:
         at = raw.index(b"\0") + 1
         return f"files must be text in UTF-8, got a NUL byte (byte {at} of the line): this is a binary file or UTF-16"
     return None
+
+
+def write_lines(
+    render: Callable[[Example, str], str], examples: Iterable[Example], path: str | Path, scheme: str
+) -> int:
+    """Write each example as the text that ``render`` makes of it under a tag scheme, and return how many there were.
+
+    Raises:
+        DataError: if the file cannot be written, or an example cannot be written in this format.
+    """
+    count = 0
+    with whole_file(path, stdout=True) as handle:
+        for example in examples:
+            count += 1
+            try:
+                handle.write(render(example, scheme).encode("utf-8"))
+            except DataError as error:
+                raise DataError(error.message, source=example.source, field=error.field) from None
+            except UnicodeEncodeError as error:
+                message = f"half of a surrogate pair cannot be written as UTF-8, got {error.object[error.start]!a}"
+                raise DataError(message, source=example.source) from None
+    return count

@@ -1,29 +1,33 @@
-"""Tag schemes: tags to token spans and back, for IOB1, IOB2, IO, BIOES and BILOU.
+"""Token spans: to tags and back (IOB1, IOB2, IO, BIOES, BILOU), and to examples and back.
 
-The only walk over BIO-like tags in the package. Knows tags and token indices; knows nothing of files or texts.
+The only code in the package that interprets BIO-like tags. Knows tags, tokens and examples; knows nothing of files.
 
-Reading is lenient as conlleval is (Tjong Kim Sang and Buchholz 2000, the CoNLL shared task scorer): a damaged sequence
-still gives spans, and that walk is the same for every scheme. Writing is strict.
+Tags are read as leniently as conlleval reads them (Tjong Kim Sang and Buchholz 2000, the scorer of the CoNLL shared
+task): a damaged sequence still gives spans, by the same rules for every scheme. Tags are written strictly.
 
-Rule of detection, over all the sentences of a file together:
+The scheme is detected over all sentences of a file together:
 
     E-, S-            -> bioes
     L-, U-            -> bilou (bioes where both kinds occur)
-    only I-           -> io: a maximal run of one type is one span, which is what IOB1 says too
+    only I-           -> io: a maximal run of one type is one span, as in IOB1
     B- and I-         -> iob1 if every B- follows a tag of its own type, else iob2
-    no tag but O      -> iob2
+    only O            -> iob2
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 
 from cllmfs.errors import ConfigError, DataError
+from cllmfs.schema import Example, Span
+from cllmfs.words import word_units
 
 TokenSpan = tuple[int, int, str]
+"""First token, one past the last token, label."""
 
 SCHEMES: dict[str, str] = {"iob1": "BI", "iob2": "BI", "io": "I", "bioes": "BIES", "bilou": "BILU"}
-"""Scheme to the prefixes it may use beside O."""
+"""The prefixes that each scheme may use besides O."""
 
 _ALIASES = {"bio": "iob2", "iobes": "bioes"}
 _PREFIXES = "BIESLU"
@@ -31,11 +35,7 @@ _AS_BIOES = {"L": "E", "U": "S"}
 
 
 def check_scheme(scheme: str) -> str:
-    """The scheme's name in lower case; "bio" is iob2, "iobes" is bioes.
-
-    Raises:
-        ConfigError: if there is no such scheme.
-    """
+    """The scheme's name in lower case; "bio" means iob2, "iobes" means bioes; raises ConfigError if it is unknown."""
     name = _ALIASES.get(scheme.lower(), scheme.lower())
     if name not in SCHEMES:
         raise ConfigError(f"scheme must be one of {', '.join(SCHEMES)}, got {scheme!r}")
@@ -43,15 +43,15 @@ def check_scheme(scheme: str) -> str:
 
 
 def tag_problem(tag: str, scheme: str | None = None) -> tuple[str, str] | None:
-    """(rule, message) of what is wrong with a single tag, or ``None``; no scheme allows the prefixes of all of them."""
+    """(rule, message) if a single tag is wrong, else ``None``; without a scheme, all known prefixes are allowed."""
     allowed = _PREFIXES if scheme is None else SCHEMES[scheme]
     if tag == "O":
         return None
     prefix, dash, label = tag.partition("-")
     if not dash or len(prefix) != 1 or prefix not in allowed:
-        under = "" if scheme is None else f" in scheme {scheme}"
+        place = "" if scheme is None else f" in scheme {scheme}"
         forms = ", ".join(f"{letter}-TYPE" for letter in allowed)
-        return "bad-tag", f"a tag{under} is O or one of {forms}, got {tag!r}"
+        return "bad-tag", f"a tag{place} is O or one of {forms}, got {tag!r}"
     if not label.strip():
         return "empty-label", f"a tag's type must not be empty, got {tag!r}; write O or a type, such as {prefix}-PER"
     return None
@@ -64,15 +64,14 @@ def _split(tag: str) -> tuple[str, str]:
 
 
 def _continues(before: tuple[str, str], now: tuple[str, str]) -> bool:
-    """Whether a tag goes on with the chunk of the tag before it, by conlleval's rules."""
+    """Whether a tag continues the chunk of the tag before it, by conlleval's rules."""
     return now[0] in "IE" and before[0] in "BI" and before[1] == now[1]
 
 
 def spans_of_tags(tags: Sequence[str]) -> list[TokenSpan]:
-    """Chunks of a tag sequence, (first token, one past the last, label), by conlleval's lenient rules.
+    """The spans of a tag sequence by conlleval's lenient rules; every tag must be free of a :func:`tag_problem`.
 
-    A tag that cannot continue the chunk before it begins a new one, whatever its prefix. The tags must each pass
-    :func:`tag_problem`.
+    A tag that cannot continue the chunk before it begins a new one, whatever its prefix.
     """
     spans: list[TokenSpan] = []
     start = 0
@@ -88,7 +87,7 @@ def spans_of_tags(tags: Sequence[str]) -> list[TokenSpan]:
 
 
 def detect_scheme(sentences: Iterable[Sequence[str]]) -> str:
-    """The scheme of all the tag sequences together, by the rule in the module's docstring."""
+    """The scheme of all the tag sequences together, by the rules in the module's docstring."""
     prefixes: set[str] = set()
     every_b_follows_its_type = True
     for tags in sentences:
@@ -109,7 +108,7 @@ def detect_scheme(sentences: Iterable[Sequence[str]]) -> str:
 
 
 def damage(tags: Sequence[str], scheme: str) -> Iterator[tuple[int, str]]:
-    """(token index, message) for each tag that breaks the scheme's own grammar, though conlleval still reads it."""
+    """(token index, message) for each tag that breaks the grammar of the scheme, although conlleval still reads it."""
     before = ("O", "")
     for index, tag in enumerate([*tags, "O"]):
         now = _split(tag)
@@ -121,16 +120,16 @@ def damage(tags: Sequence[str], scheme: str) -> Iterator[tuple[int, str]]:
         elif scheme == "iob1" and now[0] == "B" and before[1] != now[1]:
             yield index, f"{tag!r} follows no chunk of its own type; iob1 begins such a chunk with I-"
         elif scheme not in ("iob1", "io") and now[0] in ("I", "E") and not follows:
-            yield index, f"{tag!r} continues nothing; {scheme} begins a chunk with B-, it is read as a new chunk"
+            yield index, f"{tag!r} continues nothing; {scheme} begins a chunk with B-, so this is read as a new chunk"
         before = now
 
 
 def tags_of_spans(spans: Iterable[TokenSpan], length: int, scheme: str = "iob2") -> list[str]:
-    """One tag a token, strictly by the scheme; the inverse of :func:`spans_of_tags`.
+    """One tag for each token, strictly by the scheme; the inverse of :func:`spans_of_tags`.
 
     Raises:
         ConfigError: if there is no such scheme.
-        DataError: if spans overlap or leave the tokens, or io cannot keep two neighbours of one type apart.
+        DataError: if spans overlap or leave the token range, or io cannot separate two adjacent spans of one type.
     """
     scheme = check_scheme(scheme)
     single, last = {"bioes": ("S", "E"), "bilou": ("U", "L")}.get(scheme, ("B", "I"))
@@ -141,20 +140,77 @@ def tags_of_spans(spans: Iterable[TokenSpan], length: int, scheme: str = "iob2")
         if not 0 <= start < end <= length:
             raise DataError(f"a token span must lie in 0 to {length} and hold a token, got {span}", field="spans")
         if start < before[1]:
-            raise DataError(
-                f"tags cannot hold overlapping spans, got token spans {before} and {span}; "
-                "write the format jsonl or tokens instead",
-                field="spans",
-            )
+            message = f"tags cannot hold overlapping spans, got token spans {before} and {span}"
+            raise DataError(f"{message}; write the format jsonl or tokens instead", field="spans")
         touches = before[1] == start and before[2] == label
         if scheme == "io" and touches:
-            raise DataError(
-                f"scheme io cannot keep neighbours of one type apart, got {before} and {span}; use iob2", field="spans"
-            )
+            message = f"scheme io cannot separate adjacent spans of one type, got {before} and {span}; use iob2"
+            raise DataError(message, field="spans")
         tags[start:end] = [f"I-{label}"] * (end - start)
         tags[end - 1] = f"{last}-{label}"
-        tags[start] = f"{single if end - start == 1 else 'B'}-{label}"
-        if scheme == "io" or (scheme == "iob1" and not touches):
-            tags[start] = f"I-{label}"
+        if scheme != "io" and (scheme != "iob1" or touches):
+            tags[start] = f"{single if end - start == 1 else 'B'}-{label}"
         before = span
     return tags
+
+
+def example_of_tokens(tokens: list[str], spans: Iterable[TokenSpan], text: object, source: str) -> Example:
+    """The example of these tokens and spans; ``text`` is kept if the tokens make it up, else a space joins them."""
+    offsets = align_tokens(text, tokens) if isinstance(text, str) else None
+    if not isinstance(text, str) or offsets is None:
+        return Example.from_tokens(tokens, spans, source)
+    made = tuple(Span(offsets[first][0], offsets[end - 1][1], label) for first, end, label in spans)
+    return Example(text, made, tuple(offsets), source)
+
+
+def align_tokens(text: str, tokens: Iterable[str]) -> list[tuple[int, int]] | None:
+    """(start, end) of each token in the text, or ``None`` unless only white space lies between the tokens in order."""
+    offsets: list[tuple[int, int]] = []
+    at = 0
+    for token in tokens:
+        while not text.startswith(token, at) and text[at : at + 1].isspace():
+            at += 1
+        if not text.startswith(token, at):
+            return None
+        offsets.append((at, at + len(token)))
+        at += len(token)
+    return None if text[at:].strip() else offsets
+
+
+def tokenized(example: Example) -> tuple[list[str], list[TokenSpan]]:
+    """An example's tokens, or else its words, and its token spans; a token is split if a span begins or ends inside it.
+
+    Raises:
+        DataError: if a span covers white space only, or two spans differ in white space only.
+    """
+    text = example.text
+    edges = sorted({edge for span in example.spans for edge in (span.start, span.end)})
+    pieces = [piece for token in token_offsets(example) for piece in _split_at(text, token, edges)]
+    starts, ends = [start for start, _ in pieces], [end for _, end in pieces]
+    spans: list[TokenSpan] = []
+    for span in example.spans:
+        found = (bisect_left(starts, span.start), bisect_right(ends, span.end), span.label)
+        if found[0] >= found[1]:
+            raise DataError(f"a span must cover a token, got white space only at {span.key}", field="spans")
+        if found in spans:
+            raise DataError(f"spans must differ in their tokens, got {span.key} and another on {found}", field="spans")
+        spans.append(found)
+    return [text[start:end] for start, end in pieces], spans
+
+
+def token_offsets(example: Example) -> Sequence[tuple[int, int]]:
+    """(start, end) of the example's own tokens, or of its words if it has none."""
+    return word_units(example.text) if example.token_offsets is None else example.token_offsets
+
+
+def _split_at(text: str, token: tuple[int, int], edges: list[int]) -> Iterator[tuple[int, int]]:
+    """The token, split at each edge inside it; the parts are stripped of white space."""
+    start, end = token
+    inside = edges[bisect_right(edges, start) : bisect_left(edges, end)]
+    if not inside:
+        yield token
+        return
+    for first, last in zip([start, *inside], [*inside, end], strict=True):
+        part = text[first:last]
+        if part.strip():
+            yield first + len(part) - len(part.lstrip()), last - len(part) + len(part.rstrip())

@@ -1,19 +1,18 @@
-"""All that is wrong or suspicious in a data file, rather than the first error of it.
+"""Finds every error and every suspicious place in a data file, where reading stops at the first error.
 
-Knows the rules below; the rules that make a record unreadable are the parser's (:mod:`cllmfs.formats.reading`), the
-others are checked here, on what could be read. Mends nothing.
+Knows the rules below. The formats themselves check those that make a record unreadable; the others are checked here, on
+the records that could be read. Corrects nothing.
 
     errors     bad-json, bad-encoding, missing-field, wrong-type, offset-out-of-range, empty-span, empty-label,
                duplicate-span, bad-tag, empty-file, unknown-label, conflicting-duplicate, overlap (spans that cross),
                off-token-edge (where the record gives its own tokens)
-    warnings   damaged-tags, mention-mismatch, span-edge-whitespace, duplicate-text, empty-text, overlap (nested, or one
-               stretch with two labels), off-token-edge (an edge inside a word)
+    warnings   damaged-tags, mention-mismatch, span-edge-whitespace, duplicate-text, empty-text, overlap (nested, or the
+               same place with two labels), off-token-edge (an edge inside a word)
 """
 
 from __future__ import annotations
 
 import difflib
-from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,26 +20,23 @@ from typing import Any
 
 from cllmfs.formats.reading import parse_file
 from cllmfs.formats.records import Issue, source_name
-from cllmfs.schema import Example, LabelSet
-from cllmfs.words import word_units
-
-__all__ = ["Issue", "ValidationReport", "validate_file"]
+from cllmfs.formats.tagging import token_offsets
+from cllmfs.schema import Example, LabelSet, mentions
 
 _Finding = tuple[str, str, str]  # rule, severity, message
 
 
 @dataclass(frozen=True)
 class ValidationReport:
-    """What a file holds and what is wrong with it; the counts cover the records that can be read.
+    """The content of a file and its issues; the counts cover the records that can be read.
 
     Attributes:
-        source: the file.
         issues: in the order of the file.
-        unreadable: records with an error that keeps them from being read.
-        sentences: records that can be read.
-        without_spans: those of them without a span.
-        tokens: their tokens; words, where a record gives a text only.
-        mentions: spans of each label, the most frequent first.
+        unreadable: number of records with an error that prevents reading them.
+        sentences: number of records that can be read.
+        without_spans: number of those that have no span.
+        tokens: number of their tokens; of words for a record that has a text only.
+        mentions: number of spans of each label, the most frequent first.
     """
 
     source: str
@@ -74,13 +70,11 @@ class ValidationReport:
 def validate_file(
     path: str | Path, *, labels: LabelSet | None = None, format: str | None = None, scheme: str | None = None
 ) -> ValidationReport:
-    """Check a labelled file by every rule in the module's docstring.
+    """Check a labeled file by every rule in the module's docstring.
 
     Args:
-        path: the file, or "-" for standard input.
+        path, format, scheme: as for :func:`cllmfs.formats.read_examples`.
         labels: the labels that may occur; ``None`` allows all.
-        format: as for :func:`cllmfs.formats.writing.read_examples`.
-        scheme: as for :func:`cllmfs.formats.writing.read_examples`.
 
     Raises:
         ConfigError: if format or scheme is unknown.
@@ -93,15 +87,14 @@ def validate_file(
     records = parse_file(path, format, scheme)
     for record in records:
         issues += record.issues
-        example = record.example
-        if example is None:
+        if (example := record.example) is None:
             continue
         examples.append(example)
-        units = word_units(example.text) if example.token_offsets is None else example.token_offsets
+        units = token_offsets(example)
         tokens += len(units)
-        issues += _with_place(record.line, "spans", _span_findings(example, units, labels))
-        issues += _with_place(record.line, "text", _text_findings(record.line, example, seen))
-    mentions = Counter(span.label for example in examples for span in example.spans)
+        found = [("spans", *one) for one in _span_findings(example, units, labels)]
+        found += [("text", *one) for one in _text_findings(record.line, example, seen)]
+        issues += [Issue(record.line, field, rule, message, severity) for field, rule, severity, message in found]
     return ValidationReport(
         source=source_name(path),
         issues=tuple(sorted(issues, key=lambda issue: issue.line)),
@@ -109,16 +102,12 @@ def validate_file(
         sentences=len(examples),
         without_spans=sum(not example.spans for example in examples),
         tokens=tokens,
-        mentions=dict(sorted(mentions.items(), key=lambda item: (-item[1], item[0]))),
+        mentions=dict(sorted(mentions(examples).items(), key=lambda item: (-item[1], item[0]))),
     )
 
 
-def _with_place(line: int, field: str, findings: Iterator[_Finding]) -> Iterator[Issue]:
-    return (Issue(line, field, rule, message, severity) for rule, severity, message in findings)
-
-
 def _span_findings(example: Example, units: Collection[tuple[int, int]], labels: LabelSet | None) -> Iterator[_Finding]:
-    """The rules of spans, each span on its own and then pair by pair."""
+    """The rules for spans: for each span, then for each pair of spans."""
     starts, ends = {start for start, _ in units}, {end for _, end in units}
     inside = {offset for start, end in units for offset in range(start + 1, end)}
     given = example.token_offsets is not None
@@ -128,9 +117,10 @@ def _span_findings(example: Example, units: Collection[tuple[int, int]], labels:
         if mention != mention.strip():
             yield "span-edge-whitespace", "warning", f"a span should not begin or end with white space, got {shown}"
         if given and (span.start not in starts or span.end not in ends):
-            yield "off-token-edge", "error", f"a span must begin and end at an edge of the record's tokens, got {shown}"
+            message = f"a span must begin and end at the edge of a token of its record, got {shown}"
+            yield "off-token-edge", "error", message
         elif not given and (span.start in inside or span.end in inside):
-            yield "off-token-edge", "warning", f"a span should begin and end at a word's edge, got {shown}"
+            yield "off-token-edge", "warning", f"a span should begin and end at the edge of a word, got {shown}"
         if labels is not None and span.label not in labels:
             close = difflib.get_close_matches(span.label, list(labels), n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
@@ -147,23 +137,23 @@ def _overlaps(example: Example) -> Iterator[_Finding]:
                 break
             pair = f"{first.key} and {second.key}"
             if (first.start, first.end) == (second.start, second.end):
-                yield "overlap", "warning", f"one stretch should have one label, got {pair}"
+                yield "overlap", "warning", f"the same place should have only one label, got {pair}"
             elif first.start == second.start or second.end <= first.end:
-                yield "overlap", "warning", f"spans nest, which tags and conll cannot hold: {pair}"
+                yield "overlap", "warning", f"spans are nested, which tags and conll cannot express: {pair}"
             else:
                 yield "overlap", "error", f"spans must not cross, got {pair}"
 
 
 def _text_findings(line: int, example: Example, seen: dict[str, tuple[int, Example]]) -> Iterator[_Finding]:
-    """The rules of texts; notes the text's first line and spans in ``seen``."""
+    """The rules for texts; ``seen`` collects the first line and example of each text."""
     if not example.text.strip():
-        yield "empty-text", "warning", "a text should hold more than white space; leave the record out"
+        yield "empty-text", "warning", "a text should contain more than white space; remove the record"
         return
     first_line, first = seen.setdefault(example.text, (line, example))
     if first is example:
         return
     if first.spans == example.spans:
-        yield "duplicate-text", "warning", f"a text should occur once; it is on line {first_line} too"
+        yield "duplicate-text", "warning", f"a text should occur only once; it is also on line {first_line}"
     else:
-        message = f"the same text must have the same spans; on line {first_line} it has others: keep one of them"
+        message = f"the same text must have the same spans; on line {first_line} it has others: keep one of the two"
         yield "conflicting-duplicate", "error", message
