@@ -1,59 +1,55 @@
-"""What the method came from: its contrast and its decoding on the same base, without what this project adds.
+"""The public method that cllmfs grew out of, on the same base: its contrastive objective and its decoding.
 
-LoRA on the cross-entropy over the sentence's tokens, beside it the boundary contrast of the method's public ancestor
-(:func:`cllmfs.training.contrast.ancestor`); answers are greedy and held to a bag: any token of the sentence, or a
-delimiter, at any step. What an answer names may therefore stand nowhere in the sentence: that is counted and dropped;
-the rest is read at its first place. Of spans of several types that overlap all stay, there being no score to choose by.
-The prompt is that of the base, and types that a sentence does not hold are asked in training, too, which the ancestor
-left out.
+LoRA is trained with the cross-entropy over the tokens of the sentence and the boundary contrast of that method
+(:func:`cllmfs.training.contrast.ancestor`). Decoding is greedy, and an answer is a bag of tokens: at any step it may
+contain any token of the sentence, or a delimiter. A mention in an answer may therefore not occur in the sentence; such
+mentions are counted and dropped, and the others are placed at their first occurrence. Spans of different types may
+overlap, since there are no scores to choose between them. Unlike the original method, the prompt is that of the base,
+and training also asks types that a sentence does not have.
 
-A system of ``cllmfs benchmark``, as config.toml names it; how the recipe was chosen is in the README.
+A system of ``cllmfs benchmark``, see config.toml. The README states how the recipe was chosen.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-
-# Run as a script, Python puts this folder first on the path.
-if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import torch
 
-from benchmarks.few_shot.adapter import found_document
+from benchmarks.ablation import variants
+from benchmarks.few_shot.baseline import found_document
 from benchmarks.speed.naive import Found, grounded
-from cllmfs.benchmark.system import run
-from cllmfs.benchmark.task import Task
+from cllmfs.benchmark.system import PACKAGES, split_settings, system_parser
+from cllmfs.benchmark.task import Task, serve
 from cllmfs.config import Config
+from cllmfs.decoding.calibration import ExpectedCalibrations
 from cllmfs.decoding.extraction import Extractor
 from cllmfs.decoding.runners import CachedRunner, PlainRunner
-from cllmfs.encoding.batches import Row, collate, pack
-from cllmfs.encoding.tokens import tokenize
+from cllmfs.encoding.batches import collate, pack
+from cllmfs.encoding.rows import Row
 from cllmfs.model.loading import load_backbone
 from cllmfs.schema import Document, Example, LabelSet
-from cllmfs.training.fit import Adaptation
+from cllmfs.training.fit import fit
 
-# The second rung of benchmarks/ablation and the ancestor's contrast at its own weight.
+# The second step of the ladder in benchmarks/ablation, plus the ancestor's contrastive objective at its own weight.
 SETTINGS = (
     "loss.contrastive=ancestor",
     "loss.contrastive_weight=0.001",
-    "loss.support=sentence",
     "lora.keep=1",
     "train.replay=0",
     "train.swap_mentions=0",
     "calibrate.folds=0",
 )
-_CHUNK = 64  # sentences read at once
+_CHUNK = 64  # texts that are predicted at once
 
 
 @dataclass
 class _Answer:
-    """A branch while it answers: its row in the batch, its number in the row, its tokens so far."""
+    """The answer of a branch: its row in the batch, its number in the row, and its tokens so far."""
 
     row: int
     number: int
@@ -61,18 +57,18 @@ class _Answer:
 
 
 class BagReader:
-    """Greedy answers of any tokens of the sentence, as they are read at its places.
+    """Predicts spans from greedy answers that may contain any tokens of the sentence.
 
     Args:
         extractor: the model, its rows and its settings.
-        labels: the types asked of every text.
-        cached: use the key-value cache where the model takes trees; without it every step runs the row anew, which
-            must give the same.
+        labels: the types that are asked of every text.
+        cached: use the key-value cache if the model supports trees; otherwise every step runs the whole row again, with
+            the same result.
 
     Attributes:
-        counts: "answered" spans, of which some are "ungrounded", in no place of the sentence, or "repeated" more often
-            than they stand there.
-        chosen: steps and rate of the training, to be kept with the results.
+        counts: the mentions that were "answered", those of them that are "ungrounded", because they do not occur in the
+            sentence, and those that are "repeated" more often than they occur.
+        chosen: the steps and the learning rate of the training, for the results.
     """
 
     def __init__(self, extractor: Extractor, labels: LabelSet, cached: bool = True) -> None:
@@ -83,15 +79,16 @@ class BagReader:
         self.chosen: dict[str, Any] = {}
 
     def predict(self, texts: Sequence[str]) -> list[Found]:
-        """The spans of each text, in characters; of long texts what one window holds."""
+        """The spans of each text, in characters; a long text is cut at the end of its first window."""
         extractor = self.extractor
-        window, queries = extractor.window(self.labels), extractor.queries(self.labels)
+        encoder, queries = extractor.encoder, extractor.encoder.queries(self.labels)
+        window = encoder.window(queries)
         found: list[Found] = [set() for _ in texts]
         rows = list[Row]()
         for number, text in enumerate(texts):
-            sentence = tokenize(extractor.backbone.tokenizer, text).slice(0, window)
-            rows += extractor.builder.rows(sentence, queries, number) if len(sentence) else []
-        for group in pack(rows, extractor.config.decode.batch_tokens):
+            sentence = encoder.tokenize(text).slice(0, window)
+            rows += encoder.rows(sentence, queries, number) if len(sentence) else []
+        for group in pack(rows, extractor.config.runtime.batch_tokens):
             for answer in self._answers(group):
                 row = group[answer.row]
                 places = grounded(row.sentence, answer.emitted, extractor.backbone.prompt, self.counts)
@@ -101,10 +98,10 @@ class BagReader:
 
     @torch.inference_mode()
     def _answers(self, rows: Sequence[Row]) -> list[_Answer]:
-        backbone, budget = self.extractor.backbone, self.extractor.config.decode.batch_tokens
+        backbone, budget = self.extractor.backbone, self.extractor.config.runtime.batch_tokens
         with backbone.at_rest():
             batch = collate(rows).to(backbone.device)
-            runner = (CachedRunner if self.cached else PlainRunner)(backbone, batch, self.extractor.bidirectional)
+            runner = (CachedRunner if self.cached else PlainRunner)(backbone, batch)
             answers = [_Answer(r, b, []) for r, row in enumerate(rows) for b in range(len(row.branches))]
             self._emit(answers, rows, runner.first(None)[0])
             going = [answer for answer in answers if self._goes_on(answer, rows)]
@@ -116,7 +113,7 @@ class BagReader:
 
     def _emit(self, answers: Sequence[_Answer], rows: Sequence[Row], logits: Any) -> None:
         for answer, scores in zip(answers, logits, strict=True):
-            candidates = rows[answer.row].candidates  # what stands behind them pads
+            candidates = rows[answer.row].candidates  # columns beyond them are padding
             answer.emitted.append(candidates[int(scores[: len(candidates)].argmax())])
 
     def _goes_on(self, answer: _Answer, rows: Sequence[Row]) -> bool:
@@ -125,13 +122,14 @@ class BagReader:
         return answer.emitted[-1] != backbone.prompt.end_id and len(answer.emitted) < room
 
 
-def learn(task: Task, base: str, settings: Sequence[str]) -> BagReader:
-    """Train on the task's shots by :data:`SETTINGS`, changed by ``settings``."""
-    config = Config().with_settings([*SETTINGS, f"train.seed={task.seed}", *settings])
-    labels = LabelSet(task.labels)
-    extractor = Extractor(load_backbone(base), config)
-    outcome = Adaptation(extractor, task.shots, labels).run()
-    extractor.backbone.merge_lora()
+def learn(task: Task, arguments: argparse.Namespace) -> BagReader:
+    """Train on the shots with :data:`SETTINGS` and the settings of the command line."""
+    variants.install("sentence-loss")
+    settings, changes = split_settings([*SETTINGS, f"train.seed={task.seed}", *arguments.set])
+    labels, backbone = LabelSet(task.labels), load_backbone(arguments.base)
+    extractor = Extractor(backbone, Config().with_settings(settings))
+    outcome = fit(extractor, task.shots, labels, ExpectedCalibrations(), changes=changes)
+    backbone.adapters.merge()
     reader = BagReader(extractor, labels)
     reader.chosen = {"steps": outcome.steps, "learning_rate": outcome.learning_rate}
     return reader
@@ -144,15 +142,15 @@ def predict(reader: BagReader, examples: Sequence[Example]) -> list[Document]:
     return [found_document(text, spans) for text, spans in zip(texts, found, strict=True)]
 
 
-def facts(reader: BagReader, _: Task) -> dict[str, Any]:
-    """How it was trained, and what became of its answers."""
+def facts(reader: BagReader, *_: Any) -> dict[str, Any]:
+    """The training, the counts of the answers and the device."""
     device = reader.extractor.backbone.device.type
     return {"chosen": reader.chosen, "answers": dict(reader.counts), "device": device}
 
 
 def main() -> None:
     """Do the task that the command line names."""
-    run("The method's ancestor as a system of a benchmark.", learn, predict, facts)
+    serve(system_parser("The method's ancestor as a system of a benchmark."), learn, predict, facts, PACKAGES)
 
 
 if __name__ == "__main__":

@@ -1,50 +1,45 @@
-"""The peer GLiNER, trained on the sources of cllmfs-mini: every stretch of words is scored against every type's name.
+"""GLiNER, trained on the sources of cllmfs-mini: every sequence of words is scored against the name of every type.
 
-GLiNER (Zaratiana et al. 2024, arXiv 2311.08526; https://github.com/urchade/GLiNER) 0.2.29 from the folder that
-``gliner_source.py`` leaves, fine-tuned on the shots by its own trainer; without shots it answers as it is. Shots,
-test sentences and scorer are those of the other systems. It needs transformers below 5.17, so it has an
-environment of its own, in which cllmfs brings no dependencies along:
+The model is the output of ``gliner_source.py``, fine-tuned on the shots by GLiNER's own trainer (Zaratiana et al. 2024,
+arXiv 2311.08526; https://github.com/urchade/GLiNER, version 0.2.29), or used as it is without shots. It needs
+transformers below 5.17 and therefore an environment of its own, where cllmfs is installed without its dependencies:
 
     python -m venv .venv-gliner
     .venv-gliner/bin/pip install -r benchmarks/few_shot/requirements-gliner.txt
     .venv-gliner/bin/pip install --no-deps -e .
 
-All types are asked of every sentence, in training as in answering, by the names that cllmfs asks them by. Words are the
-data's tokens, so offsets are exact; a span is as long as the longest of the shots, at least 12 words. Loss and gradient
-norm are GLiNER's. The steps are 20 passes over the shots, at least 300 and at most 3,000; how the rate was chosen is in
-the README.
+All types are asked of every sentence, in training and in prediction, by the same names as in cllmfs. Words are the
+tokens of the data set, so offsets are exact. Spans have at most 12 words, or as many as the longest mention in the
+shots. Loss and gradient norm are GLiNER's. Training takes 20 epochs, but at least 300 and at most 3,000 steps; the
+README states how the learning rate was chosen.
 
-Knows GLiNER; it is a system of ``cllmfs benchmark``, as config.toml names it.
+Knows GLiNER; a system of ``cllmfs benchmark``, see config.toml.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-# Run as a script, Python puts this folder first on the path. The libraries are told to stay off the network before they
-# are imported: they read this only then.
+# The libraries read these variables when they are imported.
 if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parents[2])
     os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 import torch
 import transformers
 from gliner import GLiNER
 
-from benchmarks.few_shot.adapter import Baseline, Recipe, main, token_spans, token_texts
+from benchmarks.few_shot.baseline import Baseline, Recipe, main, token_spans, token_texts
 from cllmfs.encoding.prompts import verbalize
 from cllmfs.schema import Document, Example, Span
 
 
 @dataclass(frozen=True)
 class GlinerRecipe(Recipe):
-    """Beside what all recipes have, the rate of all but the encoder, as a multiple of the encoder's."""
+    """A recipe that also has the learning rate of the other layers, as a multiple of that of the encoder."""
 
     others: float = 3.0
     max_grad_norm: float = 10.0
@@ -53,7 +48,7 @@ class GlinerRecipe(Recipe):
 
 @dataclass
 class Asker:
-    """A GLiNER and the types it is asked for: their labels by the names that it reads."""
+    """A GLiNER model, and the labels of the types by the names that it reads."""
 
     model: Any
     labels: dict[str, str]
@@ -106,7 +101,7 @@ def fine_tune(base: str, shots: Sequence[Example], recipe: GlinerRecipe, seed: i
 def predict(asker: Asker, examples: Sequence[Example], batch_size: int = 16) -> list[Document]:
     """Spans at the offsets of the examples' texts, in order of the examples."""
     asker.model.eval()
-    # Sentences of like length share a batch: less padding.
+    # Sentences of similar length share a batch, which reduces padding.
     order = sorted(range(len(examples)), key=lambda index: len(examples[index].token_offsets or ()))
     collator = asker.model.create_collator()
     found: list[Document] = [Document("", ())] * len(examples)
@@ -123,7 +118,7 @@ def predict(asker: Asker, examples: Sequence[Example], batch_size: int = 16) -> 
 
 
 def document(example: Example, answer: Sequence[Any], labels: dict[str, str]) -> Document:
-    """GLiNER's spans, whose edges are words, as spans of the text."""
+    """The document with GLiNER's spans, whose edges are given in words."""
     text, offsets = example.text, example.token_offsets or ()
     spans = []
     for span in answer:

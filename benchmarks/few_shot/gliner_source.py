@@ -1,31 +1,28 @@
-"""Train a GLiNER on the sources of cllmfs-mini, from the encoder that cllmfs-mini was made from.
+"""Trains a GLiNER on the sources of cllmfs-mini, from the encoder that cllmfs-mini was made from.
 
-    .venv-gliner/bin/python benchmarks/few_shot/gliner_source.py --encoder ENCODER --data DATA --output runs/gliner
+    .venv-gliner/bin/python -m benchmarks.few_shot.gliner_source --encoder ENCODER --data DATA --output runs/gliner
 
-GLiNER (Zaratiana et al. 2024, arXiv 2311.08526) scores every stretch of words against every type at once. The rows are
-of the sets that ``mini/sources.toml`` allows, without the sentences of any measuring set (``gliner_rows.py``).
-Its environment is that of ``gliner_ner.py``.
+GLiNER (Zaratiana et al. 2024, arXiv 2311.08526) scores every sequence of words against all types at once. The training
+rows come from the data sets in ``mini/sources.toml``, without the sentences of any data set that is used for measuring
+(``gliner_rows.py``). The environment is that of ``gliner_ner.py``.
 
-Loss, dropout, longest span, gradient norm and scheduler are those of GLiNER's own ``configs/config.yaml``. The rates
-are not, which are meant for a hundred thousand steps of a larger encoder; README.md says how they were chosen.
+Loss, dropout, maximum span length, gradient norm and scheduler are those of GLiNER's own ``configs/config.yaml``. The
+learning rates are not, since those in the file are meant for a hundred thousand steps of a larger encoder; the README
+states how ours were chosen.
 
-Knows GLiNER and the training sets; what it leaves is what ``gliner_ner.py`` takes.
+Knows GLiNER and the training sets; its output is the base of ``gliner_ner.py``.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-# Run as a script, Python puts this folder first on the path. The libraries are told to stay off the network before they
-# are imported: they read this only then.
+# The libraries read these variables when they are imported.
 if __name__ == "__main__":
-    ROOT = Path(__file__).resolve().parents[2]
-    sys.path[0] = str(ROOT)
     os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 import transformers
@@ -40,14 +37,14 @@ WRITTEN_SHARE = 1.5  # as in mini/config.toml
 
 
 class InOrder(Trainer):
-    """GLiNER's trainer, which takes the rows as they come."""
+    """GLiNER's trainer, which here takes the rows in their given order."""
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
         return SequentialSampler(self.train_dataset if train_dataset is None else train_dataset)
 
 
 def train(arguments: argparse.Namespace) -> None:
-    """Train and save."""
+    """Train the model and save it."""
     transformers.set_seed(arguments.seed)
     sources = load_sources(arguments.data, written_share=WRITTEN_SHARE)
     rows = drawn_rows(sources, arguments.steps, arguments.batch_size, arguments.types, arguments.seed)
@@ -92,13 +89,13 @@ def train(arguments: argparse.Namespace) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Train a GLiNER on the sources of cllmfs-mini.")
     parser.add_argument("--encoder", required=True, help="folder with config.json, weights and tokenizer")
-    parser.add_argument("--data", required=True, type=Path, help="folder of the public sets")
+    parser.add_argument("--data", required=True, type=Path, help="folder of the public data sets")
     parser.add_argument("--output", required=True, type=Path)
     parser.add_argument("--steps", type=int, default=1400)
     parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--types", type=int, default=25, help="types of a row at most")
-    parser.add_argument("--span-mode", default="markerV0", help="markerV0 scores stretches, token_level their edges")
+    parser.add_argument("--types", type=int, default=25, help="maximum number of types in a row")
+    parser.add_argument("--span-mode", default="markerV0", help="markerV0 scores spans, token_level scores their edges")
     parser.add_argument("--learning-rate", type=float, default=1e-4, help="of the encoder")
-    parser.add_argument("--others-rate", type=float, default=3e-4, help="of what is new")
+    parser.add_argument("--others-rate", type=float, default=3e-4, help="of the new layers")
     parser.add_argument("--seed", type=int, default=0)
     train(parser.parse_args())

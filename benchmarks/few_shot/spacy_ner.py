@@ -1,37 +1,31 @@
-"""The peer spaCy on the baseline's encoder: its transition-based ``ner`` over a transformer, trained as one.
+"""spaCy: its transition-based ``ner`` on top of a transformer, trained together.
 
-spaCy (https://spacy.io) 3.8 with spacy-transformers 1.4, which loads the encoder from a folder and fine-tunes it.
-Encoder, shots, test sentences and scorer are those of the other systems. spacy-transformers needs transformers up to
-4.53.2, so it has an environment of its own, in which cllmfs brings no dependencies along:
+spaCy (https://spacy.io) 3.8 with spacy-transformers 1.4, which loads the encoder from a folder and fine-tunes it. The
+encoder is that of the other systems. spacy-transformers needs transformers up to 4.53.2 and therefore an environment of
+its own, where cllmfs is installed without its dependencies:
 
     python -m venv .venv-spacy
     .venv-spacy/bin/pip install -r benchmarks/few_shot/requirements-spacy.txt
     .venv-spacy/bin/pip install --no-deps -e .
 
-Pipeline and optimiser are those that ``spacy init config --pipeline ner --gpu`` writes: a parser of width 64 over the
-mean of a token's sub-words; Adam, weight decay 0.01, gradient norm at most 1, dropout 0.1, warm-up and linear decay.
-The batches are of 4 sentences as the baseline's, and the steps are set by the shots: spaCy would stop by a dev set,
-which few shots do not have. Documents are made from the data's tokens, so offsets are exact.
+Pipeline and optimizer are those that ``spacy init config --pipeline ner --gpu`` writes: a parser of width 64 over the
+mean of the subwords of a token; Adam, weight decay 0.01, gradient norm at most 1, dropout 0.1, warmup and linear decay.
+Batches have 4 sentences, as for the other systems. Training takes 20 epochs, but at least 300 and at most 3,000 steps;
+spaCy's own criterion for stopping needs a dev set, which few shots do not provide. Documents are made from the tokens
+of the data set, so offsets are exact. The README states how the learning rate was chosen.
 
-The steps are 20 passes over the shots, at least 300 and at most 3,000; how the learning rate was chosen is in the
-README.
-
-Knows spaCy; it is a system of ``cllmfs benchmark``, as config.toml names it.
+Knows spaCy; a system of ``cllmfs benchmark``, see config.toml.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-# Run as a script, Python puts this folder first on the path. The libraries are told to stay off the network before they
-# are imported: they read this only then.
+# The libraries read these variables when they are imported.
 if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parents[2])
     os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 import spacy
@@ -39,19 +33,19 @@ from spacy.tokens import Doc
 from spacy.training import Example as Pair
 from thinc.api import Adam, warmup_linear
 
-from benchmarks.few_shot.adapter import Baseline, Recipe, drawn_batches, main, to_tags, token_spans
+from benchmarks.few_shot.baseline import Baseline, Recipe, drawn_batches, main, to_tags, token_spans
 from cllmfs.schema import Document, Example, Span
 
 
 @dataclass(frozen=True)
 class SpacyRecipe(Recipe):
-    """Beside what all recipes have, the dropout."""
+    """A recipe that also has the dropout."""
 
     dropout: float = 0.1
 
 
 def pipeline(encoder: str) -> Any:
-    """An untrained pipeline of transformer and ner, as spaCy's own template has it; no language's rules take part."""
+    """An untrained pipeline of transformer and ner, as in spaCy's own template, without rules of any language."""
     nlp = spacy.blank("xx")
     strides = {"@span_getters": "spacy-transformers.strided_spans.v1", "window": 128, "stride": 96}
     transformer = {
@@ -80,17 +74,17 @@ def pipeline(encoder: str) -> Any:
 
 
 def document(nlp: Any, example: Example, tags: list[str] | None = None) -> Any:
-    """A spaCy document of the example's tokens, with the same text; ``tags`` are BIO tags, one a token."""
+    """A spaCy document with the tokens and the text of the example; ``tags`` has a BIO tag for each token."""
     offsets = example.token_offsets or ()
     words = [example.text[start:end] for start, end in offsets]
     spaces = [example.text[end : end + 1] == " " for _, end in offsets]
     made = Doc(nlp.vocab, words=words, spaces=spaces, ents=tags)
-    assert made.text == example.text  # noqa: S101 - else its offsets are not the example's
+    assert made.text == example.text  # noqa: S101 - otherwise the offsets would differ
     return made
 
 
 def fine_tune(encoder: str, shots: Sequence[Example], recipe: SpacyRecipe, seed: int) -> Any:
-    """Train on the shots; returns the pipeline."""
+    """Train on the shots and return the pipeline."""
     spacy.util.fix_random_seed(seed)
     nlp = pipeline(encoder)
     tags = [to_tags(token_spans(shot), len(shot.token_offsets or ())) for shot in shots]

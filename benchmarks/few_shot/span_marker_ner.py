@@ -1,39 +1,33 @@
-"""The peer SpanMarker on the baseline's encoder: every stretch of words between two markers gets a label or none.
+"""SpanMarker: every sequence of words between two markers gets a label or none.
 
-SpanMarker (https://github.com/tomaarsen/SpanMarkerNER) marks all stretches up to a number of words (after PL-Marker, Ye
-et al. 2022, arXiv 2109.06067). Encoder, shots, test sentences and scorer are those of the other systems. Version 1.8.1
-needs transformers below 5, so it has an environment of its own, in which cllmfs brings no dependencies along:
+SpanMarker (https://github.com/tomaarsen/SpanMarkerNER) puts markers around all sequences of up to a number of words
+(after PL-Marker, Ye et al. 2022, arXiv 2109.06067). The encoder is that of the other systems. Version 1.8.1 needs
+transformers below 5 and therefore an environment of its own, where cllmfs is installed without its dependencies:
 
     python -m venv .venv-span-marker
     .venv-span-marker/bin/pip install -r benchmarks/few_shot/requirements-span-marker.txt
     .venv-span-marker/bin/pip install --no-deps -e .
 
-Sequence lengths, batch size, warm-up and weight decay are those of SpanMarker's own training scripts (256 tokens, 128
-marker pairs, 4, 0.1, 0.01). Two things are set by the shots: the steps, because its 3 epochs would be a dozen steps
-here, and the longest mention, 8 words by default, because it could not even learn longer ones (a sixth of the mentions
-of mit_movie_trivia).
+Sequence lengths, batch size, warmup and weight decay are those of SpanMarker's own training scripts (256 tokens, 128
+marker pairs, 4, 0.1, 0.01). Two settings depend on the shots. Training takes 20 epochs, but at least 300 and at most
+3,000 steps, because SpanMarker's 3 epochs would be a dozen steps here. The maximum length of a mention, 8 words by
+default, is that of the longest mention in the shots, because longer mentions cannot be learned (a sixth of those of
+mit_movie_trivia). The README states how the learning rate was chosen. The trainer uses a GPU if there is one.
 
-The steps are 20 passes over the shots, at least 300 and at most 3,000; how the learning rate was chosen is in the
-README. Its trainer takes a GPU where there is one.
-
-Knows SpanMarker; it is a system of ``cllmfs benchmark``, as config.toml names it.
+Knows SpanMarker; a system of ``cllmfs benchmark``, see config.toml.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-# Run as a script, Python puts this folder first on the path. The libraries are told to stay off the network before they
-# are imported: they read this only then.
+# The libraries read these variables when they are imported.
 if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parents[2])
     os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 import datasets
@@ -42,29 +36,30 @@ import transformers
 from span_marker import SpanMarkerModel, Trainer
 from span_marker.data_collator import SpanMarkerDataCollator
 
-from benchmarks.few_shot.adapter import Baseline, Recipe, main, tag_names, to_tags, token_spans, token_texts
+from benchmarks.few_shot.baseline import Baseline, Recipe, main, tag_names, to_tags, token_spans, token_texts
 from cllmfs.schema import Document, Example, Span
 
 
 @dataclass(frozen=True)
 class SpanMarkerRecipe(Recipe):
-    """Beside what all recipes have, the lengths."""
+    """A recipe that also has the maximum lengths."""
 
     model_max_length: int = 256
     marker_max_length: int = 128
-    entity_max_length: int = 8  # words; more if a shot has a longer mention
+    entity_max_length: int = 8  # in words; more if a shot has a longer mention
 
 
 class TrimmedCollator(SpanMarkerDataCollator):
-    """SpanMarker's collator, without the padding that no row of the batch uses.
+    """SpanMarker's collator, without the padding that no row of the batch needs.
 
-    The original pads every row to 512 positions: on a CPU most of the time. Padding is masked, so nothing else changes.
+    The original pads every row to 512 positions, which takes most of the time on a CPU. Padding is masked, so the
+    results do not change.
     """
 
     def __call__(self, features: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Collate to the used length T; ids and positions have shape [B, T], the mask [B, T, T], labels [B, T / 2]."""
         batch: dict[str, torch.Tensor] = super().__call__(features)
-        # Markers begin at an even position and come in pairs, so the length is even as the model wants it.
+        # Markers begin at an even position and come in pairs, so the length is even, as the model requires.
         used = int((batch["start_marker_indices"] + 2 * batch["num_marker_pairs"]).max())
         batch["attention_mask"] = batch["attention_mask"][:, :used, :used]
         for name, length in (("input_ids", used), ("position_ids", used), ("labels", used // 2)):
@@ -74,14 +69,14 @@ class TrimmedCollator(SpanMarkerDataCollator):
 
 
 def words(example: Example, tokenizer: Any) -> list[str]:
-    """The tokens of an example; one without any sub-word becomes the unknown token, or SpanMarker would lose count."""
+    """The tokens of an example; a token without subwords becomes the unknown token, since SpanMarker would skip it."""
     tokens = token_texts(example)
     kept = set(tokenizer(tokens, is_split_into_words=True, add_special_tokens=False).word_ids())
     return [token if index in kept else tokenizer.unk_token for index, token in enumerate(tokens)]
 
 
 def fine_tune(encoder: str, shots: Sequence[Example], recipe: SpanMarkerRecipe, seed: int) -> Any:
-    """Train on the shots; returns the model."""
+    """Train on the shots and return the model."""
     transformers.set_seed(seed)
     datasets.disable_progress_bars()
     names = tag_names(shots)
@@ -121,7 +116,7 @@ def fine_tune(encoder: str, shots: Sequence[Example], recipe: SpanMarkerRecipe, 
 
 def predict(model: Any, examples: Sequence[Example], batch_size: int = 16) -> list[Document]:
     """Spans at the offsets of the examples' texts, in order of the examples."""
-    # Sentences of like length share a batch: less padding.
+    # Sentences of similar length share a batch, which reduces padding.
     order = sorted(range(len(examples)), key=lambda index: len(examples[index].token_offsets or ()))
     tokens = [words(examples[index], model.tokenizer.tokenizer) for index in order]
     answers = model.predict(datasets.Dataset.from_dict({"tokens": tokens}), batch_size=batch_size)

@@ -1,27 +1,21 @@
-"""The plain baseline: an encoder with a linear BIO head, all weights fine-tuned on the shots, or LoRA and the head.
+"""The simplest baseline: an encoder with a linear BIO head.
 
-A system of ``cllmfs benchmark``, as config.toml names it. The first sub-word of a token carries its tag; decoding is
-argmax, a stray I- tag opens a span as conlleval reads it. It runs on a GPU where there is one. How the recipe was
-chosen is in the README.
+Either all weights are fine-tuned on the shots, or LoRA and the head. The first subword of a token carries its tag.
+Decoding takes the best tag of each token; an I- tag without a beginning opens a span, as conlleval reads it. A GPU is
+used if there is one. The README states how the recipe was chosen. A system of ``cllmfs benchmark``, see config.toml.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
-
-# Run as a script, Python puts this folder first on the path.
-if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForTokenClassification, AutoTokenizer, get_linear_schedule_with_warmup
 
-from benchmarks.few_shot.adapter import (
+from benchmarks.few_shot.baseline import (
     Baseline,
     Recipe,
     drawn_batches,
@@ -41,14 +35,14 @@ MAX_POSITIONS = 512
 
 @dataclass(frozen=True)
 class TaggerRecipe(Recipe):
-    """Beside what all recipes have, how much of the encoder is trained."""
+    """A recipe that also states which weights of the encoder are trained."""
 
     lora: int = field(default=0, metadata={"help": "rank of LoRA on the encoder's linear layers; 0 trains all weights"})
 
 
 @dataclass(frozen=True)
 class Tagger:
-    """A fine-tuned classifier; ``names`` are its tags in order of their ids."""
+    """A fine-tuned classifier; ``names`` has its tags in order of their ids."""
 
     model: Any
     tokenizer: Any
@@ -57,14 +51,14 @@ class Tagger:
 
 @dataclass(frozen=True)
 class Row:
-    """A sentence as the encoder sees it: sub-word ids, and the position of each token's first sub-word (or -1)."""
+    """A sentence as the encoder reads it: subword ids, and the position of each token's first subword (or -1)."""
 
     ids: list[int]
     firsts: list[int]
 
 
 def encode(tokenizer: Any, example: Example) -> Row:
-    """Sub-words of an example; tokens beyond the encoder's positions get no first sub-word."""
+    """The row of an example; tokens beyond the encoder's positions have no first subword."""
     words = token_texts(example)
     encoded = tokenizer(words, is_split_into_words=True, truncation=True, max_length=MAX_POSITIONS)
     firsts = [-1] * len(words)
@@ -75,7 +69,7 @@ def encode(tokenizer: Any, example: Example) -> Row:
 
 
 def collate(rows: Sequence[Row], pad: int, device: torch.device | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids and attention mask, both [rows, longest row]; on the CPU unless told otherwise."""
+    """Ids and attention mask, both [rows, longest row], on ``device`` or else on the CPU."""
     width = max(len(row.ids) for row in rows)
     ids = torch.tensor([row.ids + [pad] * (width - len(row.ids)) for row in rows], device=device)
     mask = torch.tensor([[1] * len(row.ids) + [0] * (width - len(row.ids)) for row in rows], device=device)
@@ -83,7 +77,7 @@ def collate(rows: Sequence[Row], pad: int, device: torch.device | None = None) -
 
 
 def targets(rows: Sequence[Row], tags: Sequence[Sequence[int]], width: int) -> torch.Tensor:
-    """Tag ids at first sub-words, IGNORED elsewhere: [rows, width]."""
+    """Tag ids at first subwords, IGNORED elsewhere: [rows, width]."""
     made = torch.full((len(rows), width), IGNORED)
     for number, (row, row_tags) in enumerate(zip(rows, tags, strict=True)):
         for position, tag in zip(row.firsts, row_tags, strict=True):
@@ -93,7 +87,7 @@ def targets(rows: Sequence[Row], tags: Sequence[Sequence[int]], width: int) -> t
 
 
 def with_lora(model: Any, rank: int) -> Any:
-    """The classifier with all frozen but LoRA of this rank on the encoder's linear layers, and the whole head."""
+    """The classifier with LoRA of this rank on the encoder's linear layers; only LoRA and the head are trained."""
     head = ["classifier"]
     config = LoraConfig(
         r=rank, lora_alpha=2 * rank, target_modules="all-linear", exclude_modules=head, modules_to_save=head
@@ -101,10 +95,10 @@ def with_lora(model: Any, rank: int) -> Any:
     return get_peft_model(model, config)
 
 
-def optimisation(model: Any, recipe: Recipe, steps: int) -> tuple[Any, Any]:
-    """AdamW over the weights that are trained, and its schedule of so many steps."""
+def optimizer_of(model: Any, recipe: Recipe, steps: int) -> tuple[Any, Any]:
+    """AdamW over the weights that are trained, and its schedule for this number of steps."""
     trained = [p for p in model.parameters() if p.requires_grad]
-    # Norms and biases are not decayed, as usual for transformers.
+    # Norms and biases are not decayed, as is usual for transformers.
     groups = [
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": recipe.weight_decay},
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
@@ -125,7 +119,7 @@ def fine_tune(encoder: str, shots: Sequence[Example], recipe: TaggerRecipe, seed
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     rows = [encode(tokenizer, shot) for shot in shots]
     tags = [[ids[tag] for tag in to_tags(token_spans(shot), len(shot.token_offsets or ()))] for shot in shots]
-    optimizer, schedule = optimisation(model, recipe, recipe.steps(len(rows)))
+    optimizer, schedule = optimizer_of(model, recipe, recipe.steps(len(rows)))
     model.train()
     for chosen in drawn_batches(len(rows), recipe, seed):
         batch = [rows[index] for index in chosen]
@@ -159,7 +153,7 @@ def predict(tagger: Tagger, examples: Sequence[Example], batch_tokens: int = 409
 
 
 def document(example: Example, spans: Iterable[TokenSpan]) -> Document:
-    """Spans of tokens as spans of the text."""
+    """The document of an example with spans given in tokens."""
     text, offsets = example.text, example.token_offsets or ()
     ranges = [(offsets[start][0], offsets[end - 1][1], label) for start, end, label in spans]
     return Document(text, tuple(Span(start, end, label, None, text[start:end]) for start, end, label in ranges))

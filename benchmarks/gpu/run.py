@@ -1,12 +1,12 @@
-"""Speed and memory of large bases on a GPU: random weights in known shapes, a real tokenizer, the example's sentences.
+"""Measures speed and memory of large bases on a GPU: random weights of known shapes, real tokenizers.
 
-    python benchmarks/gpu/run.py --shape qwen3-0.6b --tokenizer DIR --output benchmarks/gpu/results.json
+    python -m benchmarks.gpu.run --shape qwen3-0.6b --tokenizer DIR --output benchmarks/gpu/results.json
 
-Training in bf16 with LoRA, trees beside a row for each sentence and type through ``transformers.Trainer``, with and
-without activations computed anew; tokens a second, their share of the matrix rate measured in the same run, peak
-memory; decoding at 1 to 64 types. ``--base DIR --weights nf4`` takes a base from disk in four bits instead. The script
-runs on a CPU too, where ``--shape tiny`` tries it. Operations of grouped-query attention are counted by torch 2.13, not
-by 2.11.
+Training uses bf16 and LoRA, on trees and, for comparison, on a row for each sentence and type with
+``transformers.Trainer``, with and without recomputed activations. The results are tokens per second, their share of the
+rate of matrix products in the same run, peak memory, and the speed of decoding with 1 to 64 types. ``--base DIR
+--weights nf4`` takes a base from disk in four bits instead. The script also runs on a CPU; ``--shape tiny`` is made for
+that. Operations of grouped-query attention are counted by torch 2.13, but not by 2.11.
 """
 
 from __future__ import annotations
@@ -15,25 +15,21 @@ import argparse
 import gc
 import json
 import statistics
-import sys
 import tomllib
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-# Run as a script, Python puts this folder first on the path.
-if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parents[2])
-
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.speed import workload
-from benchmarks.speed.contenders import STEP_SENTENCES, NaiveTraining, Recogniser, Training
+from benchmarks.speed.contenders import STEP_SENTENCES, NaiveTraining, Recognizer, Training
 from benchmarks.speed.measuring import in_turn, machine
 from benchmarks.speed.roofline import operations, products
 from cllmfs.benchmark.runs import write_result
+from cllmfs.decoding.greedy import Rules
 from cllmfs.encoding.prompts import PromptTemplate
 from cllmfs.model.backbone import Backbone
 from cllmfs.model.loading import load_backbone
@@ -42,7 +38,7 @@ HERE = Path(__file__).parent
 
 
 def random_base(shape: str, tokenizer: str, device: torch.device, dtype: torch.dtype) -> Backbone:
-    """A model of a shape in ``shapes.toml`` with random weights, made where it is needed."""
+    """A model of a shape in ``shapes.toml`` with random weights, made on the device."""
     sizes = tomllib.loads((HERE / "shapes.toml").read_text(encoding="utf-8"))[shape]
     config = AutoConfig.for_model(sizes.pop("model_type"), **sizes)
     torch.manual_seed(0)
@@ -52,7 +48,7 @@ def random_base(shape: str, tokenizer: str, device: torch.device, dtype: torch.d
 
 
 def peak_gigabytes(device: torch.device) -> float | None:
-    """The most that was held on the GPU since the last call; ``None`` on a CPU."""
+    """Peak memory on the GPU since the last call, in gigabytes; ``None`` on a CPU."""
     if device.type != "cuda":
         return None
     peak = torch.cuda.max_memory_allocated(device) / 1e9
@@ -63,7 +59,7 @@ def peak_gigabytes(device: torch.device) -> float | None:
 
 
 def matrix_rate(width: int, device: torch.device, dtype: torch.dtype, repetitions: int) -> float:
-    """FLOP/s of plain products of the model's shapes, the median."""
+    """Median FLOP/s of plain matrix products of the model's shapes."""
     work = products(8192, width, 4 * width, 20, device, dtype)
     work()
     return statistics.median(work() for _ in range(repetitions))
@@ -72,9 +68,9 @@ def matrix_rate(width: int, device: torch.device, dtype: torch.dtype, repetition
 def training(
     make: Callable[[], Backbone], types: int, steps: int, repetitions: int, settings: Sequence[str]
 ) -> dict[str, Any]:
-    """Training on trees: tokens and sentences a second, operations, peak memory."""
+    """Training on trees: tokens and sentences per second, operations, peak memory."""
     learner = Training(make(), workload.training_labels(types), True, settings)
-    device, tokens = learner.extractor.backbone.device, list[int]()
+    device, tokens = learner.backbone.device, list[int]()
     flops = operations(lambda: tokens.append(learner.steps(steps)))
     peak_gigabytes(device)
     seconds = statistics.median(in_turn({"": partial(learner.steps, steps)}, repetitions)[""])
@@ -96,9 +92,9 @@ def naive_training(make: Callable[[], Backbone], types: int, steps: int, repetit
 
 
 def decoding(backbone: Backbone, axis: Sequence[int], sentences: int, repetitions: int) -> dict[str, Any]:
-    """Sentences a second on trees, by the number of types; random weights answer less than half of all questions."""
-    reader = Recogniser(backbone, True, ["decode.end_bias=2"])
-    texts = workload.texts(backbone.tokenizer, 32, sentences, 0)
+    """Sentences per second on trees, by the number of types; the bias makes most answers of random weights empty."""
+    reader = Recognizer(backbone, True, rules=Rules(end_bias=2.0))
+    texts = workload.texts(backbone.prompt.tokenizer, 32, sentences, 0)
     contenders = {str(types): partial(reader.predict, texts, workload.type_names(types)) for types in axis}
     seconds = in_turn(contenders, repetitions)
     return {types: round(sentences / statistics.median(times), 2) for types, times in seconds.items()}
@@ -107,7 +103,7 @@ def decoding(backbone: Backbone, axis: Sequence[int], sentences: int, repetition
 def measure(
     make: Callable[[], Backbone], arguments: argparse.Namespace, keep: Callable[[dict[str, Any]], None]
 ) -> None:
-    """Everything about one base; what is known so far is kept after every part, since a large base takes long."""
+    """All measurements of one base; the results are kept after each part, since a large base takes long."""
     types, steps, repetitions = arguments.types, arguments.steps, arguments.repetitions
     backbone = make()
     device, dtype = backbone.device, backbone.model.dtype
@@ -120,11 +116,11 @@ def measure(
     }
     keep(found)
     del backbone
-    for wish in ("off", "on"):
-        settings = [f"train.activation_checkpointing={wish}"]
+    for mode in ("off", "on"):
+        settings = [f"train.activation_checkpointing={mode}"]
         made = training(make, types, steps, repetitions, settings)
         made["share_of_matrix_rate"] = round(made["flops_per_second"] / found["matrix_flops_per_second"], 4)
-        found[f"training, trees, activations anew {wish}"] = made
+        found[f"training, trees, activations anew {mode}"] = made
         keep(found)
     found["training, naive"] = naive_training(make, types, steps, repetitions)
     keep(found)
@@ -133,10 +129,12 @@ def measure(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--shape", help="of shapes.toml, with random weights")
+    what.add_argument("--shape", help="shape in shapes.toml, with random weights")
     what.add_argument("--base", help="folder or id of a base")
-    parser.add_argument("--tokenizer", help="folder of a tokenizer, for a shape")
-    parser.add_argument("--weights", default="auto", choices=("auto", "fp32", "bf16", "nf4"), help="of a base")
+    parser.add_argument("--tokenizer", help="folder of the tokenizer for a shape")
+    parser.add_argument(
+        "--weights", default="auto", choices=("auto", "fp32", "bf16", "nf4"), help="number format of the base's weights"
+    )
     parser.add_argument("--types", type=int, default=12)
     parser.add_argument("--axis", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64])
     parser.add_argument("--sentences", type=int, default=64)

@@ -1,11 +1,12 @@
-"""The ways of doing the same work that are compared: decoding and training with cllmfs and without it.
+"""The contenders: ways to do the same work, decoding and training with cllmfs and without it.
 
-Each contender is made once, with its model, and then called again and again. Knows the models; knows nothing of clocks.
+Each contender is made once, with its model, and then called many times. Knows the models; knows nothing of clocks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,64 +17,67 @@ from benchmarks.few_shot import token_classifier
 from benchmarks.speed import naive, workload
 from cllmfs.config import Config
 from cllmfs.decoding.extraction import Extractor
-from cllmfs.decoding.greedy import Request, decode
-from cllmfs.encoding.batches import RowBuilder
-from cllmfs.encoding.tokens import tokenize
+from cllmfs.decoding.greedy import Rules, decode
+from cllmfs.encoding.encoder import Encoder
+from cllmfs.encoding.rows import Request
 from cllmfs.model.backbone import Backbone
 from cllmfs.model.loading import load_backbone
 from cllmfs.schema import LabelSet
-from cllmfs.training.loop import Optimisation
-from cllmfs.training.shots import Shot, ShotBatches, prepare_shots
+from cllmfs.training.loop import Optimization
+from cllmfs.training.recipe import Recipe
+from cllmfs.training.shots import Shot, ShotBatches, encode_shots
 
 RATE = 2e-3
 STEP_SENTENCES = 4
-OVERLAP = 32  # tokens between the windows of a long shot; the example has none
 
 
 def loaded(base: str, vocabulary: int = 0) -> Backbone:
-    """A base with at least so many tokens: added ones are never used, but cost whoever asks for all of them."""
+    """A base with at least this vocabulary; added tokens never occur, but cost time if all logits are computed."""
     backbone = load_backbone(base)
     if vocabulary > backbone.vocabulary:
         backbone.model.resize_token_embeddings(vocabulary, mean_resizing=False)
     return backbone
 
 
-class Recogniser:
+class Recognizer:
     """Decoding with cllmfs.
 
     Args:
         backbone: the model.
-        tree: share each sentence between the types; else a row each.
-        settings: ``section.name=value``, as ``--set`` takes them.
+        tree: whether the types of a sentence share one row; otherwise each type has its own.
+        settings: settings of cllmfs, each as ``section.name=value``.
+        rules: how answers are chosen.
     """
 
-    def __init__(self, backbone: Backbone, tree: bool, settings: Sequence[str] = ()) -> None:
-        config = Config().with_settings([f"prompt.tree={'on' if tree else 'off'}", *settings])
-        self.extractor = Extractor(backbone, config)
+    def __init__(
+        self, backbone: Backbone, tree: bool, settings: Sequence[str] = (), rules: Rules | None = None
+    ) -> None:
+        config = Config().with_settings(settings)
+        self.extractor = Extractor(backbone, config, backbone.encoder(config, tree=tree), rules)
 
     def predict(self, texts: Sequence[str], labels: Sequence[str]) -> list[naive.Found]:
-        """The spans of each text; no threshold, no confidence."""
+        """The spans of each text, without thresholds and confidences."""
         documents = self.extractor.extract(texts, LabelSet(labels))
         return [{span.key for span in document.spans} for document in documents]
 
     def empty_share(self, texts: Sequence[str], labels: Sequence[str]) -> float:
-        """The share of questions answered by nothing, before spans of several types are set against each other."""
+        """The share of answers that are empty, before conflicts between spans of different types are resolved."""
         extractor = self.extractor
-        queries = extractor.queries(LabelSet(labels))
-        requests = [Request(tokenize(extractor.backbone.tokenizer, text), queries) for text in texts]
-        decoding = extractor.config.decode
-        found = decode(extractor.backbone, extractor.builder, requests, decoding, bidirectional=extractor.bidirectional)
+        queries = extractor.encoder.queries(LabelSet(labels))
+        requests = [Request(extractor.encoder.tokenize(text), queries) for text in texts]
+        budget = extractor.config.runtime.batch_tokens
+        found = decode(extractor.backbone, extractor.encoder, requests, batch_tokens=budget, rules=extractor.rules)
         answered = sum(len({span.label for span in spans}) for spans in found)
         return 1 - answered / (len(texts) * len(labels))
 
 
 class TokenClassifier:
-    """An encoder with a linear BIO head; its head is not trained, which costs the same."""
+    """An encoder with a linear BIO head, which is not trained; that does not change the cost."""
 
     def __init__(self, encoder: str | Path, labels: Sequence[str]) -> None:
         names = ["O", *(f"{edge}-{label}" for label in labels for edge in "BI")]
         model = AutoModelForTokenClassification.from_pretrained(encoder, num_labels=len(names))
-        nn.init.zeros_(model.classifier.weight)  # all is O: an untrained head would make spans of noise
+        nn.init.zeros_(model.classifier.weight)  # all tags are O; an untrained head would predict random spans
         self.tagger = token_classifier.Tagger(model.eval(), AutoTokenizer.from_pretrained(encoder), names)
 
     def predict(self, texts: Sequence[str]) -> None:
@@ -81,57 +85,50 @@ class TokenClassifier:
         token_classifier.predict(self.tagger, workload.as_tokens(texts))
 
 
-def example_shots(extractor: Extractor, builder: RowBuilder, labels: Sequence[str]) -> list[Shot]:
-    """The package's example with its gold answers, as training reads it."""
-    window = extractor.window(LabelSet(labels))
-    return prepare_shots(workload.example_sentences(), extractor.backbone, builder, "word", window, OVERLAP)
+def example_shots(encoder: Encoder, labels: Sequence[str]) -> list[Shot]:
+    """The sentences of the package's example with their gold answers, encoded for training."""
+    window = encoder.window(encoder.queries(LabelSet(labels)))
+    return encode_shots(workload.example_sentences(), encoder, window)
 
 
 class Training:
-    """LoRA training with cllmfs, all types asked of every sentence.
+    """LoRA training with cllmfs; all types are asked of every sentence.
 
     Args:
         backbone: the model, without an adapter.
         labels: the types.
-        tree: share each sentence between the types; else a row each.
-        settings: ``section.name=value``.
+        tree: whether the types of a sentence share one row; otherwise each type has its own.
+        settings: settings of cllmfs, each as ``section.name=value``.
     """
 
     def __init__(self, backbone: Backbone, labels: Sequence[str], tree: bool, settings: Sequence[str] = ()) -> None:
         torch.manual_seed(0)
-        self.config = Config().with_settings(
-            [
-                f"train.learning_rate={RATE}",
-                f"train.batch_sentences={STEP_SENTENCES}",
-                "train.negatives=1000",
-                f"prompt.tree={'on' if tree else 'off'}",
-                *settings,
-            ]
-        )
-        self.extractor = Extractor(backbone, self.config)
-        backbone.attach_lora(self.config.lora)
-        builder = self.extractor.builder
-        shots = example_shots(self.extractor, builder, labels)
-        self.batches = ShotBatches(shots, LabelSet(labels), backbone, builder, self.config)
+        fixed = [f"train.learning_rate={RATE}", f"train.batch_sentences={STEP_SENTENCES}"]
+        self.backbone = backbone
+        self.config = Config().with_settings([*fixed, *settings])
+        encoder = backbone.encoder(self.config, tree=tree)
+        shots = example_shots(encoder, labels)
+        self.recipe = Recipe.plan(self.config, len(shots), backbone.width, {"negatives": len(labels)})
+        backbone.adapters.attach(self.config.lora)
+        self.batches = ShotBatches(lambda _: shots, LabelSet(labels), encoder, self.config.train, self.recipe)
 
     def steps(self, count: int) -> int:
-        """So many optimiser steps, from the first; returns the tokens that were read."""
-        config, extractor = self.config, self.extractor
-        run = Optimisation(extractor.backbone, self.batches, count, config.loss, config.train, extractor.bidirectional)
+        """Run the first ``count`` steps of the optimizer, and return the number of tokens in them."""
+        run = Optimization(self.backbone, self.batches, self.config, replace(self.recipe, steps=count))
         return sum(step.tokens for step in run.steps())
 
 
 class NaiveTraining:
-    """LoRA training with ``transformers.Trainer``: a row for each sentence and type, loss over the vocabulary."""
+    """LoRA training with ``transformers.Trainer``: a row for each sentence and type, loss over the whole vocabulary."""
 
     def __init__(self, backbone: Backbone, labels: Sequence[str]) -> None:
         torch.manual_seed(0)
         self.backbone = backbone
         self.types = len(labels)
-        builder = RowBuilder(backbone.prompt, "type-first", tree=False)
-        self.rows = naive.PromptRows(builder, example_shots(Extractor(backbone, Config()), builder, labels), labels)
-        backbone.attach_lora(Config().lora)
+        encoder = backbone.encoder(naive.TYPE_FIRST)
+        self.rows = naive.PromptRows(encoder, example_shots(encoder, labels), labels)
+        backbone.adapters.attach(Config().lora)
 
     def steps(self, count: int) -> None:
-        """So many optimiser steps, from the first."""
+        """Run the first ``count`` steps of the optimizer."""
         naive.train(self.backbone, self.rows, STEP_SENTENCES * self.types, count, RATE)

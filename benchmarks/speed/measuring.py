@@ -1,4 +1,4 @@
-"""Clocks and the machine: contenders in turn, medians, ratios within one run, peak memory, what the machine is.
+"""Clocks and the machine: durations of contenders in turn, ratios within one run, facts about the machine.
 
 Knows nothing of models.
 """
@@ -20,10 +20,10 @@ PACKAGES = ("torch", "transformers", "peft", "tokenizers", "numpy")
 
 
 def in_turn(contenders: Mapping[str, Callable[[], Any]], repetitions: int) -> dict[str, list[float]]:
-    """Seconds of each repetition of each contender, after one that is not counted.
+    """The seconds of each repetition of each contender, after a first one that is not counted.
 
-    All take their turn in every repetition, in an order that moves on by one: what else the machine does falls on all
-    of them alike.
+    All contenders run in every repetition, in an order that is rotated by one each time, so that other work on the
+    machine affects all of them equally.
     """
     names = list(contenders)
     seconds: dict[str, list[float]] = {name: [] for name in names}
@@ -38,12 +38,12 @@ def in_turn(contenders: Mapping[str, Callable[[], Any]], repetitions: int) -> di
 
 
 def ratios(seconds: Mapping[str, list[float]], of: str, to: str) -> float:
-    """The median over the repetitions of how many times as long ``of`` took as ``to``."""
+    """The median over the repetitions of the duration of ``of`` divided by that of ``to``."""
     return statistics.median(one / other for one, other in zip(seconds[of], seconds[to], strict=True))
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
+    """Facts about the machine and its software."""
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),

@@ -1,9 +1,9 @@
-"""What one would write without this package: a prompt for each sentence and type, and the libraries' own loops.
+"""The obvious way to do without this package: a prompt for each sentence and type, and the loops of the libraries.
 
-Decoding is Hugging Face ``generate()`` over padded batches with ``prefix_allowed_tokens_fn``, greedy, as published
-generative recognisers do it (GENRE, arXiv 2010.00904); training is ``transformers.Trainer`` with the loss over the
-whole vocabulary. The prompt is the method's own order, the type first (arXiv 2408.12834). The answers' language is that
-of cllmfs, so that both write the same kind of answer; decoding can be held to it less strictly, or not at all.
+Decoding is the greedy ``generate()`` of Hugging Face over padded batches with ``prefix_allowed_tokens_fn``, as
+published generative recognizers use it (GENRE, arXiv 2010.00904). Training is ``transformers.Trainer`` with the loss
+over the whole vocabulary. The prompt has the order of the method's paper, the type first (arXiv 2408.12834). Answers
+have the same form as those of cllmfs; decoding can also constrain them less strictly, or not at all.
 
 Knows rows and transformers; knows nothing of clocks.
 """
@@ -19,10 +19,13 @@ import torch
 from torch import Tensor
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
+from cllmfs.config import Config
 from cllmfs.encoding.automaton import SpanAutomaton, State
-from cllmfs.encoding.batches import IGNORE, Row, RowBuilder, TypeQuery
+from cllmfs.encoding.batches import IGNORE
+from cllmfs.encoding.encoder import Encoder
 from cllmfs.encoding.prompts import EncodedPrompt
-from cllmfs.encoding.tokens import TokenizedText, tokenize
+from cllmfs.encoding.rows import Row
+from cllmfs.encoding.tokens import TokenizedText
 from cllmfs.model.backbone import Backbone
 from cllmfs.training.shots import Shot
 
@@ -30,21 +33,23 @@ Found = set[tuple[int, int, str]]  # start and end character, label
 Allowed = Callable[[int, Tensor], list[int]]  # row of the batch, its ids so far
 
 CONSTRAINTS = ("none", "bag", "spans")
+TYPE_FIRST = Config().with_settings(["prompt.order=type-first"])
 
 
 class NaiveDecoder:
-    """One prompt for each sentence and type, decoded by ``generate()``.
+    """Decodes one prompt for each sentence and type with ``generate()``.
 
     Args:
         backbone: the model, its tokenizer and its prompt.
-        batch_rows: prompts in a batch.
-        constraint: what an answer may hold. ``spans``: spans of the sentence, as cllmfs has it; ``bag``: tokens of the
+        batch_rows: the number of prompts in a batch.
+        constraint: what an answer may contain. ``spans``: spans of the sentence, as in cllmfs; ``bag``: tokens of the
             sentence and delimiters in any order; ``none``: anything.
-        longest: tokens of a text that are read; what stands beyond is not.
+        longest: the number of tokens at which a text is cut.
 
     Attributes:
-        counts: of the answers without ``spans``: "answered" spans, of which some are "ungrounded", in no place of the
-            sentence, or "repeated" more often than they stand there.
+        counts: for constraints other than ``spans``: the mentions that were "answered", those of them that are
+            "ungrounded", because they do not occur in the sentence, and those that are "repeated" more often than they
+            occur.
     """
 
     def __init__(
@@ -56,36 +61,33 @@ class NaiveDecoder:
         self.constraint = constraint
         self.longest = longest
         self.counts = Counter({"answered": 0, "ungrounded": 0, "repeated": 0})
-        self.builder = RowBuilder(backbone.prompt, "type-first", tree=False)
+        self.encoder = backbone.encoder(TYPE_FIRST)
 
     def predict(self, texts: Sequence[str], labels: Sequence[str]) -> list[Found]:
         """The spans of each text."""
         rows: list[Row] = []
-        queries = [TypeQuery(label, tuple(self.backbone.prompt.query(label))) for label in labels]
-        automata: list[SpanAutomaton] = []
+        queries = [self.encoder.query(label, label) for label in labels]
         for number, text in enumerate(texts):
-            sentence = tokenize(self.backbone.tokenizer, text).slice(0, self.longest)
-            rows += self.builder.rows(sentence, queries, number)
-            automata.append(self.builder.automaton(sentence))
+            rows += self.encoder.rows(self.encoder.tokenize(text).slice(0, self.longest), queries, number)
         found: list[Found] = [set() for _ in texts]
         for start in range(0, len(rows), self.batch_rows):
             group = rows[start : start + self.batch_rows]
-            for row, answer in zip(group, self._answers(group, automata), strict=True):
+            for row, answer in zip(group, self._answers(group), strict=True):
                 label = row.branches[0].label
-                ranges = (row.sentence.char_range(*span) for span in self._spans(row, automata[row.index], answer))
+                ranges = (row.sentence.char_range(*span) for span in self._spans(row, answer))
                 found[row.index] |= {(first, last, label) for first, last in ranges}
         return found
 
-    def _spans(self, row: Row, automaton: SpanAutomaton, answer: Sequence[int]) -> list[tuple[int, int]]:
+    def _spans(self, row: Row, answer: Sequence[int]) -> list[tuple[int, int]]:
         if self.constraint == "spans":
-            return spans_of(automaton, answer)
+            return spans_of(row.automaton, answer)
         return grounded(row.sentence, answer, self.backbone.prompt, self.counts)
 
-    def _answers(self, rows: Sequence[Row], automata: Sequence[SpanAutomaton]) -> list[list[int]]:
+    def _answers(self, rows: Sequence[Row]) -> list[list[int]]:
         prompts = [row.branches[0].ids for row in rows]
         width = max(map(len, prompts))
         ids, mask = torch.zeros(len(rows), width, dtype=torch.long), torch.zeros(len(rows), width, dtype=torch.long)
-        for line, prompt in enumerate(prompts):  # generate() wants the padding on the left
+        for line, prompt in enumerate(prompts):  # generate() needs the padding on the left
             ids[line, width - len(prompt) :] = torch.tensor(prompt)
             mask[line, width - len(prompt) :] = 1
         longest = max(len(row.sentence) for row in rows)
@@ -98,19 +100,19 @@ class NaiveDecoder:
                 do_sample=False,
                 eos_token_id=self.backbone.prompt.end_id,
                 pad_token_id=0,
-                prefix_allowed_tokens_fn=self._constraint(rows, automata, width),
+                prefix_allowed_tokens_fn=self._constraint(rows, width),
             )
         return [line[width:].tolist() for line in output]
 
-    def _constraint(self, rows: Sequence[Row], automata: Sequence[SpanAutomaton], width: int) -> Allowed | None:
+    def _constraint(self, rows: Sequence[Row], width: int) -> Allowed | None:
         if self.constraint == "none":
             return None
         if self.constraint == "bag":
             return lambda line, _: list(rows[line].candidates)
-        return self._allowed([automata[row.index] for row in rows], width)
+        return self._allowed([row.automaton for row in rows], width)
 
     def _allowed(self, automata: Sequence[SpanAutomaton], width: int) -> Allowed:
-        """What each row may emit next; its state moves along with the tokens instead of being read anew each time."""
+        """The tokens that each row may emit next; the state moves with the tokens, which are not read again."""
         states = [State() for _ in automata]
 
         def allowed(line: int, ids: Tensor) -> list[int]:
@@ -123,7 +125,7 @@ class NaiveDecoder:
 
 
 def spans_of(automaton: SpanAutomaton, answer: Sequence[int]) -> list[tuple[int, int]]:
-    """The (first, last) tokens that an answer names; what an unfinished one leaves open is dropped."""
+    """The spans in an answer, as (first, last) tokens; a span that an unfinished answer leaves open is dropped."""
     state, spans = State(), []
     for token in answer:
         was_open = bool(state.candidates)
@@ -136,7 +138,7 @@ def spans_of(automaton: SpanAutomaton, answer: Sequence[int]) -> list[tuple[int,
 
 
 def mentions_of(answer: Sequence[int], next_id: int, end_id: int) -> list[tuple[int, ...]]:
-    """The tokens between an answer's delimiters, empty ones left out; what an unfinished one leaves open is dropped."""
+    """The non-empty mentions between the delimiters; one that an unfinished answer leaves open is dropped."""
     mentions, mention = list[tuple[int, ...]](), list[int]()
     for token in answer:
         if token not in (next_id, end_id):
@@ -152,9 +154,9 @@ def mentions_of(answer: Sequence[int], next_id: int, end_id: int) -> list[tuple[
 def grounded(
     sentence: TokenizedText, answer: Sequence[int], prompt: EncodedPrompt, counts: Counter[str]
 ) -> list[tuple[int, int]]:
-    """The places of the mentions of an answer that nothing held to spans, as :func:`occurrences` finds them.
+    """The places that :func:`occurrences` finds for the mentions of an answer that was not constrained to spans.
 
-    ``counts`` is told of them: how many were "answered", "ungrounded" and "repeated".
+    The numbers of "answered", "ungrounded" and "repeated" mentions are added to ``counts``.
     """
     mentions = mentions_of(answer, prompt.next_id, prompt.end_id)
     found, ungrounded, repeated = occurrences(sentence, mentions)
@@ -163,10 +165,10 @@ def grounded(
 
 
 def occurrences(sentence: TokenizedText, mentions: Sequence[tuple[int, ...]]) -> tuple[list[tuple[int, int]], int, int]:
-    """Where the mentions stand, as (first, last) tokens: each in the first place, at words' edges, not yet taken.
+    """The places of the mentions, as (first, last) tokens: each at its first free occurrence between edges of words.
 
     Returns:
-        The places; how many mentions stand nowhere; how many stand only in places that are taken.
+        The places, the number of mentions that do not occur, and of those whose occurrences are all taken.
     """
     found, ungrounded, repeated = list[tuple[int, int]](), 0, 0
     for mention in mentions:
@@ -186,22 +188,21 @@ def occurrences(sentence: TokenizedText, mentions: Sequence[tuple[int, ...]]) ->
 
 
 class PromptRows(torch.utils.data.Dataset[dict[str, Any]]):
-    """Sentences x types as rows of ids and labels, the prompt's labels ignored; in order, a sentence's types together.
+    """Rows of ids and labels for each pair of a sentence and a type, in order of the sentences; prompts have no labels.
 
     Args:
-        builder: of type-first rows.
+        encoder: makes type-first rows.
         shots: sentences with their gold spans.
-        labels: types asked of every sentence.
-        empty: ask a sentence types that it does not hold, too.
+        labels: the types that are asked of every sentence.
+        empty: also ask types that a sentence does not have.
     """
 
-    def __init__(self, builder: RowBuilder, shots: Sequence[Shot], labels: Sequence[str], empty: bool = True) -> None:
+    def __init__(self, encoder: Encoder, shots: Sequence[Shot], labels: Sequence[str], empty: bool = True) -> None:
         self.rows: list[dict[str, Any]] = []
-        asked = {label: tuple(builder.prompt.query(label)) for label in labels}
         for shot in shots:
-            gold = {label: shot.gold.get(label, ()) for label in asked}
-            queries = [TypeQuery(label, ids, gold[label]) for label, ids in asked.items() if empty or gold[label]]
-            for row in builder.rows(shot.sentence, queries):
+            gold = {label: shot.gold.get(label, ()) for label in labels if empty or shot.gold.get(label)}
+            queries = [encoder.query(label, label, spans=spans) for label, spans in gold.items()]
+            for row in encoder.rows(shot.sentence, queries):
                 (branch,) = row.branches
                 prompt = list(branch.ids[: branch.anchor + 1])
                 answer = [row.candidates[target] for target in branch.targets]
@@ -215,7 +216,7 @@ class PromptRows(torch.utils.data.Dataset[dict[str, Any]]):
 
 
 def padded(rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-    """Rows to a batch, padded on the right: ids, attention mask and labels of shape [R, T]."""
+    """A batch of rows, padded on the right: ids, attention mask and labels of shape [R, T]."""
     width = max(len(row["ids"]) for row in rows)
     ids = torch.zeros(len(rows), width, dtype=torch.long)
     mask, labels = torch.zeros_like(ids), torch.full_like(ids, IGNORE)
@@ -227,7 +228,7 @@ def padded(rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
 
 
 class _InOrder(Trainer):
-    """Rows in order: a step holds all types of its sentences, as the steps of the other contenders do."""
+    """A trainer that takes the rows in order: as for the other contenders, a step has all types of its sentences."""
 
     def _get_train_sampler(self, *_: Any) -> Any:
         return torch.utils.data.SequentialSampler(self.train_dataset)
@@ -242,10 +243,10 @@ def train(
     warmup: float = 0.0,
     seed: int | None = None,
 ) -> None:
-    """Train the parameters that are not frozen; the loss runs over the whole vocabulary.
+    """Train the parameters that are not frozen, with the loss over the whole vocabulary.
 
-    The rate rises over a share ``warmup`` of the steps, then falls to 0. Rows are shuffled by the seed; in order if
-    there is none.
+    The learning rate rises over a share ``warmup`` of the steps and then falls to 0. Rows are shuffled with the seed;
+    they stay in order if there is none.
     """
     with tempfile.TemporaryDirectory() as folder:
         settings = TrainingArguments(

@@ -1,8 +1,8 @@
-"""Systems that live in environments of their own, as contenders: a process that answers when it is told to.
+"""Contenders that need an environment of their own: each is a process that predicts on request.
 
-The child is this file, run by the other environment's Python; it reads one line of JSON with the work, and then a line
-for each repetition, to which it answers with a line when it is done. Its weights are not trained, which costs the same.
-Knows the baselines of the few-shot benchmark and processes.
+The process is this file, run by the Python of the other environment. It reads one line of JSON with the work, and then
+one line for each repetition; it writes a line when it is done. Its weights are not trained, which does not change the
+cost. Knows the baselines of the few-shot benchmark and processes.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Peer:
-    """A peer, ready: calling it makes it predict the texts once.
+    """A contender in another environment; calling it predicts the texts once.
 
     Args:
-        python: the Python of its environment.
+        python: the Python of the environment.
         system: ``span-marker`` or ``spacy``.
-        encoder: folder of the encoder.
+        encoder: the folder of the encoder.
         labels: the types.
-        texts: what it predicts.
+        texts: the texts to predict.
 
     Raises:
         RuntimeError: if its process ends.
@@ -53,7 +53,7 @@ class Peer:
         assert self.process.stdin is not None and self.process.stdout is not None  # noqa: S101 - for the type checker
         self.process.stdin.write(line + "\n")
         self.process.stdin.flush()
-        while (answer := self.process.stdout.readline()) != "done\n":  # libraries print what they like
+        while (answer := self.process.stdout.readline()) != "done\n":  # libraries print other lines
             if not answer:
                 raise RuntimeError(f"{self.system} ended with {self.process.wait()}; its error is above")
 

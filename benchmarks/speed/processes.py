@@ -1,9 +1,9 @@
-"""What needs a process of its own: peak memory, the time from the start to the first answer, a stream of documents.
+"""Measurements that need a process of their own: peak memory, the time to the first answer, a stream of documents.
 
     python -m benchmarks.speed.processes training trees 150000 CONFIG
 
-runs one piece of work, the configuration given as JSON, and prints its peak as JSON; :func:`peak` calls such processes,
-:func:`start` others. Knows the contenders and processes.
+does one piece of work, with the configuration given as JSON, and prints its peak memory as JSON. :func:`peak` starts
+such processes, :func:`start` any others. Knows the contenders and processes.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ STARTS = {
 
 
 def peak(config: Config, kind: str, way: str, size: int) -> dict[str, float]:
-    """Peak megabytes of a process that does a piece of work: once its model is loaded, and in all.
+    """Peak megabytes of a process that does a piece of work: after its model is loaded, and at its end.
 
     Args:
-        config: of the benchmark.
+        config: the configuration of the benchmark.
         kind: ``decoding``, ``training`` or ``stream``.
-        way: contender; of a stream the folder for its files.
-        size: tokens in the vocabulary; of a stream its megabytes.
+        way: the contender; for a stream, the folder for its files.
+        size: the size of the vocabulary; for a stream, its megabytes.
 
     Raises:
         RuntimeError: if the process fails.
@@ -54,10 +54,10 @@ def peak(config: Config, kind: str, way: str, size: int) -> dict[str, float]:
 
 
 def start(command: Sequence[str]) -> Callable[[], None]:
-    """A piece of work: a command from its start to its end.
+    """A function that runs a command from its start to its end.
 
     Raises:
-        RuntimeError: if the process fails, when the work is done.
+        RuntimeError: if the process fails, when the function is called.
     """
 
     def work() -> None:
@@ -70,16 +70,16 @@ def start(command: Sequence[str]) -> Callable[[], None]:
 
 def _decoding(config: Config, way: str, vocabulary: int) -> Callable[[], Any]:
     from benchmarks.speed import workload
-    from benchmarks.speed.contenders import Recogniser, loaded
+    from benchmarks.speed.contenders import Recognizer, loaded
     from benchmarks.speed.naive import NaiveDecoder
 
     backbone, labels = loaded(config["base"], vocabulary), workload.type_names(config["types"])
-    texts = workload.texts(backbone.tokenizer, config["tokens"], config["sentences"], config["seed"])
+    texts = workload.texts(backbone.prompt.tokenizer, config["tokens"], config["sentences"], config["seed"])
     if way == "naive":
         decoder = NaiveDecoder(backbone, config["naive_batch"])
         return lambda: decoder.predict(texts, labels)
-    recogniser = Recogniser(backbone, way == "trees")
-    return lambda: recogniser.predict(texts, labels)
+    recognizer = Recognizer(backbone, way == "trees")
+    return lambda: recognizer.predict(texts, labels)
 
 
 def _training(config: Config, way: str, vocabulary: int) -> Callable[[], Any]:
@@ -93,7 +93,7 @@ def _training(config: Config, way: str, vocabulary: int) -> Callable[[], Any]:
 
 
 def _stream(config: Config, way: str, megabytes: int) -> Callable[[], Any]:
-    """``cllmfs predict`` over a JSONL file, with a tiny base: its memory is the question, not its speed."""
+    """``cllmfs predict`` over a JSONL file, with a tiny base, since only the memory is measured."""
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 

@@ -1,9 +1,9 @@
-"""Speed and memory as tables and a picture, from the results file and nothing else.
+"""Speed and memory as tables and a picture, made from the results file and nothing else.
 
-    python benchmarks/speed/report.py benchmarks/speed/results.json
+    python -m benchmarks.speed.report benchmarks/speed/results.json --output docs/results/speed.md
 
-writes docs/speed.md and, with matplotlib, docs/speed.png. Ratios are medians over repetitions in which the contenders
-took turns. What the file does not hold is left out. Knows results; knows nothing of models.
+also writes docs/results/speed.png, which needs matplotlib. Ratios are medians over repetitions in which the contenders
+took turns. Measurements that the file does not have are left out. Knows results; knows nothing of models.
 """
 
 from __future__ import annotations
@@ -12,19 +12,16 @@ import argparse
 import json
 import re
 import statistics
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-# Run as a script, Python puts this folder first on the path.
-if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parents[2])
-
 import numpy as np
 
 from benchmarks.speed.measuring import ratios
-from cllmfs.benchmark.report import MISSING, pipes
+from cllmfs.benchmark.figures import STYLES, Line, label_lines, panel_grid, save
+from cllmfs.benchmark.report import pipes
+from cllmfs.benchmark.tables import MISSING
 
 FIRST = "trees"  # the contender that the others are compared with
 _AXIS = re.compile(r"decoding, (\d+) (types|tokens)")
@@ -33,19 +30,19 @@ Cells = Mapping[str, Mapping[str, Any]]
 
 
 def axis(cells: Cells, name: str) -> list[tuple[int, Mapping[str, Any]]]:
-    """The cells along an axis, ``types`` or ``tokens``, by rising value."""
+    """The measurements along an axis, ``types`` or ``tokens``, in order of its values."""
     found = ((_AXIS.fullmatch(key), cell) for key, cell in cells.items())
     return sorted(((int(m[1]), cell) for m, cell in found if m and m[2] == name), key=lambda pair: pair[0])
 
 
 def contenders(cells: Iterable[Mapping[str, Any]]) -> list[str]:
-    """All that occur, the first one in front."""
+    """The names of all contenders; :data:`FIRST` comes first."""
     names = dict.fromkeys(name for cell in cells for name in cell["seconds"])
     return sorted(names, key=lambda name: name != FIRST)
 
 
 def rate_table(head: str, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> list[list[str]]:
-    """Sentences a second of each contender, and in brackets how many times as fast the first one is."""
+    """Sentences per second of each contender, and in parentheses how many times as fast the first one is."""
     names = contenders(cell for _, cell in rows)
     table = [[head, *names]]
     for value, cell in rows:
@@ -61,9 +58,9 @@ def rate_table(head: str, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> list
 
 
 def cost_model(cells: Cells, config: Mapping[str, Any], contender: str) -> tuple[float, float, float] | None:
-    """Seconds a sentence as a + b x tokens + c x types, over both axes; ``None`` with less than four cells.
+    """The seconds for a sentence as a + b x tokens + c x types; ``None`` if there are fewer than four measurements.
 
-    Least squares of the relative errors: small cells count as much as large ones.
+    The fit over both axes minimizes squared relative errors, so that short durations count as much as long ones.
     """
     points = []
     for name in ("types", "tokens"):
@@ -81,7 +78,7 @@ def cost_model(cells: Cells, config: Mapping[str, Any], contender: str) -> tuple
 
 
 def growth(cells: Cells, contender: str, low: int, high: int) -> float | None:
-    """How many times as long ``high`` types take as ``low``; ``None`` if one was not measured."""
+    """The time for ``high`` types divided by that for ``low`` types; ``None`` if one was not measured."""
     found = {types: cell for types, cell in axis(cells, "types") if contender in cell["seconds"]}
     if low not in found or high not in found:
         return None
@@ -94,18 +91,18 @@ def markdown(content: Mapping[str, Any], picture: str | None = None) -> str:
     cells, config = content["cells"], content["config"]
     parts = [
         "# Speed and memory",
-        "Written by `benchmarks/speed/report.py` from the results file; change that, not this page.",
+        "`benchmarks/speed/report.py` wrote this page from the results file; edit that, not this page.",
         _machine(content["machine"]),
-        f"Sentences a second; in brackets how many times as long each takes as {FIRST}, the median of "
-        f"{config['repetitions']} repetitions in which all took their turn. `{config['base']}` without shots, "
-        f"{config['tokens']} tokens a sentence and {config['types']} types where nothing else is said. What each "
-        "contender is: [benchmarks/speed](../benchmarks/speed/README.md).",
+        f"The tables show sentences per second and, in parentheses, how many times as long each contender takes as "
+        f"{FIRST}: the median of {config['repetitions']} repetitions in which the contenders took turns. "
+        f"`{config['base']}` is used without shots; unless stated otherwise, a sentence has {config['tokens']} tokens "
+        f"and {config['types']} types are asked. The contenders are described in `benchmarks/speed/README.md`.",
     ]
     for name in ("types", "tokens"):
         if rows := axis(cells, name):
             parts += [f"## Decoding, {name}", pipes(rate_table(name, [(str(value), cell) for value, cell in rows]))]
     if picture:
-        parts.append(f"![Sentences a second over types and tokens]({picture})")
+        parts.append(f"![Sentences per second over types and tokens]({picture})")
     parts += _growth_and_cost(cells, config)
     for title, work in (("Decoding, vocabulary", "decoding"), ("Training, vocabulary", "training")):
         rows = [(key.rpartition(" ")[2], cell) for key, cell in cells.items() if key.startswith(f"{work}, vocabulary ")]
@@ -133,12 +130,12 @@ def _growth_and_cost(cells: Cells, config: Mapping[str, Any]) -> list[str]:
         lines.append([name, grown or MISSING, cost or MISSING])
     if not lines:
         return []
-    head = ["contender", "growth of the time", "milliseconds a sentence, fitted"]
+    head = ["contender", "growth of the time", "milliseconds per sentence, fitted"]
     return ["## How the cost grows", pipes([head, *lines])]
 
 
 def _variants(cells: Cells) -> list[str]:
-    """The cells whose contenders are variants of one way: each beside the first."""
+    """The measurements whose contenders are variants of the same way, each compared with the first."""
     parts = []
     for key, title in (
         ("decoding, tokens in a batch", "Decoding, tokens in a batch"),
@@ -148,7 +145,7 @@ def _variants(cells: Cells) -> list[str]:
         if key not in cells:
             continue
         cell = cells[key]
-        rows = [["variant", "sentences a second", "times as long as the first"]]
+        rows = [["variant", "sentences per second", "times as long as the first"]]
         base = next(iter(cell["seconds"]))
         for name, rate in cell["sentences_per_second"].items():
             shown = f"{name}, {cell['empty_share'][name]:.0%} empty" if "empty_share" in cell else name
@@ -161,13 +158,13 @@ def _floors(cells: Cells) -> list[str]:
     if "floors" not in cells:
         return []
     cell = cells["floors"]
-    rows = [["work", "GFLOP a sentence", "floor, ms a sentence", "measured, ms a sentence", "measured / floor"]]
+    rows = [["work", "GFLOP per sentence", "floor, ms per sentence", "measured, ms per sentence", "measured / floor"]]
     for name, count in cell["sentences"].items():
         one = cell[name]
         figures = (one["flops"] / 1e9, 1e3 * one["floor"], 1e3 * one["seconds"])
         rows.append([name, *(f"{figure / count:.3g}" for figure in figures), f"{one['seconds'] / one['floor']:.2f}"])
-    rates = f"{cell['flops_per_second'] / 1e9:.0f} GFLOP/s in plain products of the model's shapes, "
-    return ["## Floors", rates + f"{cell['bytes_per_second'] / 1e9:.1f} GB/s in copies.", pipes(rows)]
+    rates = f"Plain matrix products of the model's shapes reach {cell['flops_per_second'] / 1e9:.0f} GFLOP/s, "
+    return ["## Floors", rates + f"copies {cell['bytes_per_second'] / 1e9:.1f} GB/s.", pipes(rows)]
 
 
 def _processes(cells: Cells) -> list[str]:
@@ -175,8 +172,8 @@ def _processes(cells: Cells) -> list[str]:
     if "logits" in cells:
         sizes = cells["logits"]
         parts.append(
-            f"Logits of a training step at the largest vocabulary: {sizes['restricted']:.3g} MB restricted to what may "
-            f"be emitted, {sizes['whole']:.4g} MB over the vocabulary."
+            f"The logits of a training step at the largest vocabulary take {sizes['restricted']:.3g} MB if they are "
+            f"restricted to the tokens that may be emitted, and {sizes['whole']:.4g} MB over the whole vocabulary."
         )
     if "memory" in cells:
         rows = [["process", "model loaded, MB", "peak, MB"]]
@@ -189,36 +186,37 @@ def _processes(cells: Cells) -> list[str]:
 
 
 def plot(cells: Cells, path: Path) -> None:
-    """Draw sentences a second over types and over tokens into a PNG file."""
-    from matplotlib.figure import Figure
-
-    from cllmfs.benchmark.figures import STYLES
-
-    figure = Figure(figsize=(7.2, 3.2), layout="constrained")
-    names = contenders(cell for name in ("types", "tokens") for _, cell in axis(cells, name))
-    for panel, name in zip(figure.subplots(1, 2, sharey=True), ("types", "tokens"), strict=True):
+    """Draw sentences per second over types and over tokens into a PNG file."""
+    axes = {"types": "types asked", "tokens": "tokens in a sentence"}
+    figure, panels = panel_grid(["" for _ in axes], across=2, size=(3.9, 3.0), sharex=False, sharey=True)
+    names = contenders(cell for name in axes for _, cell in axis(cells, name))
+    labels: list[list[Line]] = []
+    for panel, (name, title) in zip(panels, axes.items(), strict=True):
         rows = axis(cells, name)
-        for contender, (color, marker) in zip(names, STYLES, strict=False):
+        labels.append([])
+        for contender, style in zip(names, STYLES, strict=False):
             points = [(x, cell["sentences_per_second"].get(contender)) for x, cell in rows]
-            known = [(x, rate) for x, rate in points if rate is not None]
-            panel.plot(*zip(*known, strict=True), color=color, marker=marker, markersize=3.5, label=contender)
+            xs, rates = zip(*((x, rate) for x, rate in points if rate is not None), strict=True)
+            panel.plot(xs, rates, **style, markersize=3.5, linewidth=1.3)
+            labels[-1].append((contender, xs, rates, style["color"]))
         panel.set_xscale("log", base=2)
         panel.set_yscale("log")
+        panel.margins(y=0.1)
         panel.set_xticks([x for x, _ in rows], [str(x) for x, _ in rows])
-        panel.set_xlabel("types asked" if name == "types" else "tokens in a sentence", fontsize=8)
-        panel.tick_params(labelsize=7, length=2.5)
-        panel.grid(color="0.9", linewidth=0.6)
-        panel.spines[["top", "right"]].set_visible(False)
-    figure.supylabel("sentences a second", fontsize=8)
-    handles, labels = panel.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(names), frameon=False, fontsize=8)
-    figure.savefig(path, dpi=200, metadata={"Software": None})
+        panel.set_xlabel(title, fontsize=8)
+    figure.supylabel("sentences per second", fontsize=8)
+    figure.draw_without_rendering()  # makes the layout, which decides how near to each other two labels are
+    for panel, lines in zip(panels, labels, strict=True):
+        label_lines(panel, lines)
+    save(figure, path)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path)
-    parser.add_argument("--output", type=Path, default=Path("docs/speed.md"), help="the picture lies beside it")
+    parser.add_argument(
+        "--output", type=Path, default=Path("docs/results/speed.md"), help="page; the picture is beside it"
+    )
     parser.add_argument("--no-plot", action="store_true")
     arguments = parser.parse_args()
     content = json.loads(arguments.results.read_text(encoding="utf-8"))

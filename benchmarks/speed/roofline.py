@@ -1,9 +1,9 @@
-"""What the work must cost: floating-point operations of a pass, and the rate at which this machine multiplies matrices.
+"""The least that a pass must cost: its floating-point operations, at the rate of matrix products on this machine.
 
-The floor of a pass is its operations at the rate that plain matrix products of the model's own shapes reach in the same
-run. What a pass needs beyond them (normalisation, copies, Python) is not in it: it is what can be won.
+The floor of a pass is the time that its operations take at the rate of plain matrix products of the model's own shapes
+in the same run. The rest of a pass (normalization, copies, Python) is not included: it is what could be gained.
 
-Operations are counted by ``torch.utils.flop_counter`` as they are run; a multiplication and an addition are two.
+Operations are counted by ``torch.utils.flop_counter`` while they run; a multiplication and an addition count as two.
 Knows torch; knows nothing of spans.
 """
 
@@ -32,7 +32,7 @@ def products(
     device: torch.device | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Callable[[], float]:
-    """A piece of work: ``count`` products of [rows, width] with [width, inner]; it returns their FLOP/s."""
+    """A function that computes ``count`` products of [rows, width] with [width, inner] and returns their FLOP/s."""
     left, right = (torch.randn(shape, device=device, dtype=dtype) for shape in ((rows, width), (width, inner)))
     out = torch.empty(rows, inner, device=device, dtype=dtype)
 
@@ -48,7 +48,7 @@ def products(
 
 
 def copies(megabytes: int, count: int) -> Callable[[], float]:
-    """A piece of work: ``count`` copies of so much memory; it returns bytes read and written a second."""
+    """A function that makes ``count`` copies of memory and returns the bytes read and written per second."""
     source = torch.ones(megabytes * 250_000)
     target = torch.empty_like(source)
 

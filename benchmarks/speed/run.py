@@ -1,9 +1,9 @@
-"""Measures speed and memory: cllmfs with trees, with separate rows, the naive way, and encoders.
+"""Measures speed and memory: cllmfs with trees, cllmfs with separate rows, the naive way, and encoders.
 
-    python benchmarks/speed/run.py --encoder DIR --output benchmarks/speed/results.json
+    python -m benchmarks.speed.run --encoder DIR --output benchmarks/speed/results.json
 
-Every cell is measured by itself, all its contenders in turn in one process, and written at once; cells in the file are
-skipped, so a stopped job goes on where it was. ``report.py`` makes the tables and the pictures of it.
+Each measurement runs its contenders in turn in one process, and its result is written at once. Measurements that are in
+the file already are skipped, so a stopped benchmark continues where it was. ``report.py`` makes the page of it.
 """
 
 from __future__ import annotations
@@ -20,10 +20,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-# Run as a script, Python puts this folder first on the path.
-if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parents[2])
-
 import torch
 from transformers.utils import logging as transformers_logging
 
@@ -31,7 +27,7 @@ from benchmarks.speed import workload
 from benchmarks.speed.contenders import (
     STEP_SENTENCES,
     NaiveTraining,
-    Recogniser,
+    Recognizer,
     TokenClassifier,
     Training,
     loaded,
@@ -43,18 +39,20 @@ from benchmarks.speed.processes import STARTS, peak, start
 from benchmarks.speed.roofline import copies, operations, products
 from cllmfs.benchmark.runs import write_result
 from cllmfs.datasets.sampling import sample_k_shot
-from cllmfs.formats.writing import write_examples
+from cllmfs.decoding.greedy import Rules
+from cllmfs.formats import write_examples
+from cllmfs.model.backbone import Backbone
 
 HERE = Path(__file__).parent
 FIT_TYPES = 8
 TREES, ROWS, NAIVE, CLASSIFIER = "trees", "separate rows", "naive", "token classifier"
 
 Config = Mapping[str, Any]
-Cell = tuple[str, Callable[[], dict[str, Any]]]  # its name in the results, and what measures it
+Measurement = tuple[str, Callable[[], dict[str, Any]]]  # its name in the results, and the function that makes it
 
 
 def record(seconds: Mapping[str, Sequence[float]], amount: int, unit: str) -> dict[str, Any]:
-    """What is kept of a cell: every repetition's seconds, and the median rate of each contender."""
+    """The result of a measurement: the seconds of every repetition, and the median rate of each contender."""
     rates = {name: amount / statistics.median(times) for name, times in seconds.items()}
     return {
         "seconds": {name: [round(one, 4) for one in times] for name, times in seconds.items()},
@@ -65,11 +63,11 @@ def record(seconds: Mapping[str, Sequence[float]], amount: int, unit: str) -> di
 
 @dataclass(frozen=True)
 class Others:
-    """The encoders that are compared.
+    """The systems on an encoder.
 
     Attributes:
-        encoder: folder of the encoder that all of them stand on.
-        peers: the Python of each peer's environment.
+        encoder: the folder of their common encoder.
+        peers: the Python of each system that has an environment of its own.
     """
 
     encoder: str
@@ -79,10 +77,10 @@ class Others:
 def decoding(
     config: Config, others: Others, types: int, tokens: int, naive: bool, vocabulary: int = 0
 ) -> dict[str, Any]:
-    """One cell of decoding, all contenders; how many spans of the trees the separate rows find is noted."""
+    """Decoding with all contenders; also the spans that trees find, and how many of them separate rows find."""
     backbone, labels = loaded(config["base"], vocabulary), workload.type_names(types)
-    trees, rows = (Recogniser(backbone, tree) for tree in (True, False))
-    texts = workload.texts(backbone.tokenizer, tokens, config["sentences"], config["seed"])
+    trees, rows = (Recognizer(backbone, tree) for tree in (True, False))
+    texts = workload.texts(backbone.prompt.tokenizer, tokens, config["sentences"], config["seed"])
     contenders: dict[str, Callable[[], Any]] = {
         TREES: partial(trees.predict, texts, labels),
         ROWS: partial(rows.predict, texts, labels),
@@ -100,22 +98,36 @@ def decoding(
     return made | {"spans": sum(map(len, found)), "same_spans": same}
 
 
-def variants(config: Config, setting: str, sentences: int, shares: bool = False) -> dict[str, Any]:
-    """Trees with the axis' values of a setting of decoding; with ``shares`` that of empty answers under each."""
+def variants(
+    config: Config, axis: str, make: Callable[[Backbone, Any], Recognizer], sentences: int, shares: bool = False
+) -> dict[str, Any]:
+    """Trees with each value of an axis; with ``shares``, also the share of empty answers."""
     backbone, labels = loaded(config["base"]), workload.type_names(config["types"])
-    made = {str(value): Recogniser(backbone, True, [f"decode.{setting}={value}"]) for value in config["axes"][setting]}
-    texts = workload.texts(backbone.tokenizer, config["tokens"], sentences, config["seed"])
+    made = {str(value): make(backbone, value) for value in config["axes"][axis]}
+    texts = workload.texts(backbone.prompt.tokenizer, config["tokens"], sentences, config["seed"])
     empty = {name: round(one.empty_share(texts, labels), 4) for name, one in made.items()} if shares else {}
     contenders = {name: partial(one.predict, texts, labels) for name, one in made.items()}
     measured = record(in_turn(contenders, config["repetitions"]), len(texts), "sentences")
     return measured | ({"empty_share": empty} if shares else {})
 
 
+def with_batches(backbone: Backbone, tokens: int) -> Recognizer:
+    """A recognizer with batches of this size."""
+    return Recognizer(backbone, True, [f"runtime.batch_tokens={tokens}"])
+
+
+def with_bias(backbone: Backbone, bias: float) -> Recognizer:
+    """A recognizer that adds a bias to the logit that ends an answer."""
+    return Recognizer(backbone, True, rules=Rules(end_bias=bias))
+
+
 def floors(config: Config) -> dict[str, Any]:
-    """A prediction and a training step on trees beside plain products of the model's shapes, in one run."""
-    trees = Recogniser(loaded(config["base"]), True)
+    """A prediction and a training step on trees, and plain matrix products of the model's shapes, in the same run."""
+    trees = Recognizer(loaded(config["base"]), True)
     labels, width = workload.type_names(config["types"]), trees.extractor.backbone.width
-    texts = workload.texts(trees.extractor.backbone.tokenizer, config["tokens"], config["sentences"], config["seed"])
+    texts = workload.texts(
+        trees.extractor.backbone.prompt.tokenizer, config["tokens"], config["sentences"], config["seed"]
+    )
     learner = Training(loaded(config["base"]), workload.training_labels(config["types"]), True)
     work: dict[str, Callable[[], Any]] = {
         "prediction": partial(trees.predict, texts, labels),
@@ -141,7 +153,7 @@ def floors(config: Config) -> dict[str, Any]:
 
 
 def training(config: Config, vocabulary: int = 0) -> dict[str, Any]:
-    """Training steps of trees, separate rows and the naive way."""
+    """Training steps with trees, with separate rows and in the naive way."""
     labels, steps = workload.training_labels(config["types"]), config["steps"]
     contenders = {
         TREES: Training(loaded(config["base"], vocabulary), labels, True),
@@ -164,7 +176,7 @@ def objectives(config: Config) -> dict[str, Any]:
 
 
 def memory(config: Config) -> dict[str, Any]:
-    """Peak memory of processes: the ways of decoding and training, and a stream of documents."""
+    """Peak memory of processes that decode, train, or predict a stream of documents."""
     found: dict[str, Any] = {}
     for work in ("decoding", "training"):
         for way in (TREES, ROWS, NAIVE):
@@ -177,7 +189,7 @@ def memory(config: Config) -> dict[str, Any]:
 
 
 def logits(config: Config) -> dict[str, Any]:
-    """Megabytes of a training step's logits at the largest vocabulary: of the restricted loss, and of the whole."""
+    """Megabytes of the logits of a training step at the largest vocabulary, restricted and in full."""
     labels, vocabulary = workload.training_labels(config["types"]), max(config["axes"]["vocabulary"])
     trees = Training(loaded(config["base"]), labels, True).batches(0)
     naive = NaiveTraining(loaded(config["base"]), labels)
@@ -189,7 +201,7 @@ def logits(config: Config) -> dict[str, Any]:
 
 
 def starts(config: Config) -> dict[str, Any]:
-    """Seconds from the start of a process to its end; the last trains on shots and saves the model."""
+    """Seconds from the start to the end of processes; the last one trains on shots and saves the model."""
     with tempfile.TemporaryDirectory() as folder:
         commands = {**STARTS, f"5 shots of {FIT_TYPES} types to a saved model": fit_command(config, Path(folder))}
         seconds = in_turn({name: start(command) for name, command in commands.items()}, config["repetitions"])
@@ -197,7 +209,7 @@ def starts(config: Config) -> dict[str, Any]:
 
 
 def fit_command(config: Config, folder: Path) -> list[str]:
-    """``cllmfs train`` on a 5-shot draw of the example, asked for more types than it has."""
+    """``cllmfs train`` on 5 shots drawn from the example, with more types than it has."""
     shots, labels = folder / "shots.jsonl", folder / "labels.txt"
     write_examples(sample_k_shot(workload.example_sentences(), 5, config["seed"]), shots)
     labels.write_text("".join(f"{name}\n" for name in workload.training_labels(FIT_TYPES)), encoding="utf-8")
@@ -205,8 +217,8 @@ def fit_command(config: Config, folder: Path) -> list[str]:
     return [sys.executable, "-m", "cllmfs", "train", *paths, "--base", config["base"], "--overwrite"]
 
 
-def cells(config: Config, others: Others) -> Iterator[Cell]:
-    """All cells in the order in which they are measured."""
+def measurements(config: Config, others: Others) -> Iterator[Measurement]:
+    """All measurements in order."""
     axes, alone = config["axes"], Others(others.encoder, {})
     for types in axes["types"]:
         naive = types <= config["naive_most_types"]
@@ -215,12 +227,15 @@ def cells(config: Config, others: Others) -> Iterator[Cell]:
         naive = tokens <= config["naive_most_tokens"]
         beside = others if tokens <= config["peers_most_tokens"] else alone
         yield f"decoding, {tokens} tokens", partial(decoding, config, beside, config["types"], tokens, naive)
-    for size in axes["vocabulary"]:  # which the peers do not have
+    for size in axes["vocabulary"]:  # the other systems have no such vocabulary
         measured = partial(decoding, config, alone, config["types"], config["tokens"], True, size)
         yield f"decoding, vocabulary {size}", measured
         yield f"training, vocabulary {size}", partial(training, config, size)
-    yield "decoding, tokens in a batch", partial(variants, config, "batch_tokens", 4 * config["sentences"])
-    yield "decoding, empty answers", partial(variants, config, "end_bias", config["sentences"], True)
+    yield (
+        "decoding, tokens in a batch",
+        partial(variants, config, "batch_tokens", with_batches, 4 * config["sentences"]),
+    )
+    yield "decoding, empty answers", partial(variants, config, "end_bias", with_bias, config["sentences"], True)
     yield "training, objectives", partial(objectives, config)
     yield "floors", partial(floors, config)
     yield "logits", partial(logits, config)
@@ -231,11 +246,15 @@ def cells(config: Config, others: Others) -> Iterator[Cell]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, default=HERE / "config.toml")
-    parser.add_argument("--encoder", required=True, help="folder of the encoder that the other systems stand on")
-    parser.add_argument("--span-marker", metavar="PYTHON", help="of SpanMarker's environment; left out if not given")
-    parser.add_argument("--spacy", metavar="PYTHON", help="of spaCy's environment; left out if not given")
+    parser.add_argument("--encoder", required=True, help="folder of the encoder of the other systems")
+    parser.add_argument(
+        "--span-marker", metavar="PYTHON", help="Python of SpanMarker's environment; without it, SpanMarker is left out"
+    )
+    parser.add_argument(
+        "--spacy", metavar="PYTHON", help="Python of spaCy's environment; without it, spaCy is left out"
+    )
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--threads", type=int, default=0, help="of torch; 0 leaves it to torch")
+    parser.add_argument("--threads", type=int, default=0, help="threads of torch; 0 leaves the choice to torch")
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
@@ -246,7 +265,7 @@ def main() -> None:
     content |= {"machine": machine(), "config": config}
     pythons = {"span-marker": arguments.span_marker, "spacy": arguments.spacy}
     others = Others(arguments.encoder, {name: python for name, python in pythons.items() if python})
-    for name, measure in cells(config, others):
+    for name, measure in measurements(config, others):
         if name not in content["cells"]:
             content["cells"][name] = measure()
             write_result(arguments.output, content)

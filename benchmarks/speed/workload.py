@@ -1,4 +1,4 @@
-"""What the speed benchmark reads: texts of a wished length, made from the package's example, and names of types.
+"""The input of the speed benchmark: texts of a given length, made from the package's example, and names of types.
 
 Knows the example data and a tokenizer; knows nothing of models or clocks.
 """
@@ -13,7 +13,7 @@ from typing import Any
 
 from cllmfs.encoding.tokens import tokenize
 from cllmfs.errors import ConfigError
-from cllmfs.formats.writing import read_examples
+from cllmfs.formats import read_examples
 from cllmfs.schema import Example
 from cllmfs.words import word_units
 
@@ -24,33 +24,33 @@ def type_names(count: int) -> list[str]:
     """The first names of ``types.txt``.
 
     Raises:
-        ConfigError: if more are wanted than there are.
+        ConfigError: if the file has fewer names.
     """
     names = _TYPES.read_text(encoding="utf-8").split("\n")[:-1]
     if not 1 <= count <= len(names):
-        raise ConfigError(f"there are 1 to {len(names)} types, got {count}")
+        raise ConfigError(f"the number of types must be between 1 and {len(names)}, got {count}")
     return names[:count]
 
 
 def example_sentences() -> list[Example]:
-    """The labelled sentences of the package's example, shots and test."""
+    """The labeled sentences of the package's example, shots and test."""
     folder = Path(str(files("cllmfs") / "example"))
     return [*read_examples(folder / "train.jsonl"), *read_examples(folder / "test.jsonl")]
 
 
 def training_labels(count: int) -> list[str]:
-    """The example's types first, then others: the example answers some of them."""
+    """The types of the example first, then others."""
     own = sorted({label for example in example_sentences() for label in example.labels})
     return [*own, *(name for name in type_names(count) if name not in own)][:count]
 
 
 def texts(tokenizer: Any, tokens: int, count: int, seed: int) -> list[str]:
-    """Texts of about so many tokens of ``tokenizer``: sentences of the example one after the other, cut at a word.
+    """Texts of at most ``tokens`` tokens of ``tokenizer``: joined sentences of the example, cut at the end of a word.
 
-    No two are equal, so nothing can be kept from one to the next.
+    No two texts are equal, so no contender can reuse results.
 
     Raises:
-        ConfigError: if the example does not give so many.
+        ConfigError: if the example is too small.
     """
     rng = random.Random(f"{seed}/{tokens}")
     sentences = [example.text for example in example_sentences()]
@@ -60,11 +60,13 @@ def texts(tokenizer: Any, tokens: int, count: int, seed: int) -> list[str]:
             made[text] = None
         if len(made) == count:
             return list(made)
-    raise ConfigError(f"the example gives only {len(made)} texts of {tokens} tokens, {count} are wanted")
+    raise ConfigError(
+        f"the example gives only {len(made)} different texts of {tokens} tokens, got a request for {count}"
+    )
 
 
 def _text(tokenizer: Any, tokens: int, sentences: Sequence[str], rng: random.Random) -> str:
-    """A text that ends with a word, or nothing if the first word is too long."""
+    """A text that ends with a word; empty if the first word is too long."""
     parts: list[str] = []
     while True:
         parts.append(rng.choice(sentences))
@@ -75,5 +77,5 @@ def _text(tokenizer: Any, tokens: int, sentences: Sequence[str], rng: random.Ran
 
 
 def as_tokens(texts: Sequence[str]) -> list[Example]:
-    """The texts with the offsets of their words, as the encoders read them."""
+    """The texts with the offsets of their words, which the systems on encoders read."""
     return [Example(text, token_offsets=tuple(word_units(text))) for text in texts]

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
-from cllmfs.benchmark import figures, report, results
-from cllmfs.benchmark.config import Cell
+from cllmfs.benchmark import figures, report, results, tables
+from cllmfs.benchmark.config import PlannedRun
 from cllmfs.benchmark.results import EpisodeCounts, Run
 from cllmfs.benchmark.runs import result_path, write_result
 from cllmfs.cli.app import app
-from cllmfs.decoding.calibration import Bin
 from cllmfs.errors import ConfigError, DataError
 from cllmfs.evaluation import Counts
 
@@ -34,12 +33,16 @@ RUNS: list[tuple[str, str, int, int, str, tuple[int, int, int], int, str, float 
 ]
 
 
-def put(folder: Path, *runs: Any, bins: Any = ()) -> Path:
+def put(folder: Path, *runs: Any, limit: int | None = None) -> Path:
     for system, dataset, k, seed, split, (tp, fp, fn), sentences, digest, ece in runs:
         scores = {"micro": {"tp": tp, "fp": fp, "fn": fn}, "sentences": {"count": sentences}}
         record = {"system": system, "dataset": dataset, "k": k, "seed": seed, "split": split, "scores": scores}
-        record |= {"shots": {"sha256": digest}, "confidence": None if ece is None else {"ece": ece, "bins": bins}}
-        write_result(result_path(folder, Cell(system, dataset, k, seed), split), record)
+        record |= {
+            "shots": {"sha256": digest},
+            "confidence": None if ece is None else {"ece": ece, "bins": []},
+            "limit": limit,
+        }
+        write_result(result_path(folder, PlannedRun(system, dataset, k, seed), split), record)
     return folder
 
 
@@ -59,8 +62,8 @@ def test_the_table(systems: dict[str, list[Run]]) -> None:
     # alpha: sd of 40 and 44 is sqrt(8), of 30 and 36 sqrt(18); the difference is (10 + 8) / 2. The average at k 1 is
     # over alpha alone, all that was measured at this k. beta has no zero-shot answer, so the average at k 5 has
     # none either.
-    assert report.table(systems, "token classifier") == [
-        ["data set", "k", "zero-shot", "cllmfs", "token classifier", "cllmfs less token classifier"],
+    assert tables.f1_table(systems, "token classifier") == [
+        ["data set", "k", "zero-shot", "cllmfs", "token classifier", "cllmfs minus token classifier"],
         ["alpha", "1", "20.0", "-", "10.0 (1)", "-"],
         ["alpha", "5", "20.0", "42.0 ± 2.8 (2)", "33.0 ± 4.2 (2)", "+9.0"],
         ["beta", "1", "-", "-", "-", "-"],
@@ -72,19 +75,19 @@ def test_the_table(systems: dict[str, list[Run]]) -> None:
 
 def test_a_system_without_a_data_set_has_no_average(systems: dict[str, list[Run]]) -> None:
     systems["peer"] = [Run("alpha", 5, 0, 35.0, 10, "a5-0")]
-    _, _, alpha, _, beta, *_, last = report.table(systems, "token classifier")
+    _, _, alpha, _, beta, *_, last = tables.f1_table(systems, "token classifier")
     assert alpha[-2:] == ["35.0 (1)", "+9.0"] and beta[-2:] == ["-", "+10.0"]
     assert last == ["average of 2", "5", "-", "51.0", "41.5", "-", "+9.5"]
 
 
 def test_nothing_in_common_is_no_average() -> None:
     systems = {"a": [Run("alpha", 5, 0, 30.0, 10, "s")], "b": [Run("beta", 5, 0, 50.0, 20, "t")]}
-    assert report.table(systems, "b")[-1] == ["average of 2", "5", "-", "-", "-"]
+    assert tables.f1_table(systems, "b")[-1] == ["average of 2", "5", "-", "-", "-"]
 
 
 def test_supports_that_are_not_shared_make_no_difference() -> None:
     systems = {"a": [Run("alpha", 5, 0, 30.0, 10, "s")], "b": [Run("alpha", 5, 1, 50.0, 10, "s")]}
-    assert report.table(systems, "b")[1:] == [
+    assert tables.f1_table(systems, "b")[1:] == [
         ["alpha", "5", "30.0 (1)", "50.0 (1)", "-"],
         ["average of 1", "5", "30.0", "50.0", "-"],
     ]
@@ -93,7 +96,7 @@ def test_supports_that_are_not_shared_make_no_difference() -> None:
 @pytest.mark.parametrize(("gap", "shown"), [(0.04, "0.0"), (-0.04, "0.0"), (0.06, "+0.1"), (-3.0, "-3.0")])
 def test_differences_carry_their_sign(gap: float, shown: str) -> None:
     systems = {"a": [Run("alpha", 5, 0, 30.0 + gap, 10, "s")], "b": [Run("alpha", 5, 0, 30.0, 10, "s")]}
-    assert report.table(systems, "b")[1][-1] == shown
+    assert tables.f1_table(systems, "b")[1][-1] == shown
 
 
 def test_zero_shot_columns_are_named_where_two_systems_have_one() -> None:
@@ -101,32 +104,32 @@ def test_zero_shot_columns_are_named_where_two_systems_have_one() -> None:
         name: [Run("alpha", 0, 0, f1, 10, "none"), Run("alpha", 5, 0, 30.0, 10, "s")]
         for name, f1 in (("a", 1), ("b", 2))
     }
-    head, row, *_ = report.table(systems, "b")
+    head, row, *_ = tables.f1_table(systems, "b")
     assert (head[2:4], row[2:4]) == (["zero-shot a", "zero-shot b"], ["1.0", "2.0"])
 
 
 def test_differences_are_over_shared_supports(systems: dict[str, list[Run]]) -> None:
     systems["peer"] = [Run("alpha", 5, 0, 35.0, 10, "a5-0", boundary=60.0), Run("alpha", 5, 3, 99.0, 10, "s")]
-    head, ours, peer = report.differences(systems, "token classifier")
-    assert head == ["system", "k", "data sets", "supports", "strict F1", "boundary F1", "right types"]
+    head, ours, peer = tables.differences(systems, "token classifier")
+    assert head == ["system", "k", "data sets", "supports", "strict F1", "boundary F1", "correct types"]
     # alpha: 10 and 8; beta: 10, from one support, which cannot be drawn anew.
     assert ours == ["cllmfs", "5", "2", "3", "+9.5", "-", "-"]
     assert peer == ["peer", "5", "1", "1", "+5.0", "-", "-"]
     # With alpha alone, drawing its two anew gives means of 8, 9 and 10.
     alone = {name: [run for run in runs if run.dataset == "alpha"] for name, runs in systems.items()}
-    assert report.differences(alone, "token classifier")[1][4] == "+9.0 [+8.0, +10.0]"
-    assert report.differences({"a": systems["peer"]}, "a") == []
+    assert tables.differences(alone, "token classifier")[1][4] == "+9.0 [+8.0, +10.0]"
+    assert tables.differences({"a": systems["peer"]}, "a") == []
 
 
 def test_differences_of_boundaries_and_types() -> None:
     def runs(f1: float, boundary: float, typing: float | None) -> list[Run]:
         return [Run("alpha", 5, n, f1 + n, 10, "s", boundary=boundary, typing=typing) for n in range(2)]
 
-    table = report.differences({"a": runs(30, 50, 70), "b": runs(20, 51, 65)}, "b")
+    table = tables.differences({"a": runs(30, 50, 70), "b": runs(20, 51, 65)}, "b")
     assert table[1][4:] == ["+10.0 [+10.0, +10.0]", "-1.0 [-1.0, -1.0]", "+5.0 [+5.0, +5.0]"]
-    assert report.differences({"a": runs(30, 50, 70), "b": runs(20, 51, None)}, "b")[1][-1] == "-"
+    assert tables.differences({"a": runs(30, 50, 70), "b": runs(20, 51, None)}, "b")[1][-1] == "-"
     partly = [*runs(20, 51, 65)[:1], *runs(20, 51, None)[1:]]
-    assert report.differences({"a": runs(30, 50, 70), "b": partly}, "b")[1][-1] == "-"
+    assert tables.differences({"a": runs(30, 50, 70), "b": partly}, "b")[1][-1] == "-"
 
 
 def test_time_is_the_median_of_the_runs() -> None:
@@ -135,39 +138,14 @@ def test_time_is_the_median_of_the_runs() -> None:
         for n, t, r in ((0, 10.0, 2.0), (1, 30.0, 4.0), (2, 31.0, 400.0))
     ]
     systems = {"a": runs, "b": [Run("alpha", 1, 0, 30.0, 10, "s")]}
-    assert report.costs(systems) == [
+    assert tables.costs(systems) == [
         ["figure", "k", "a"],
         ["seconds of learning", "1", "-"],
         ["seconds of learning", "5", "30"],
-        ["sentences a second", "1", "-"],
-        ["sentences a second", "5", "4"],
+        ["sentences per second", "1", "-"],
+        ["sentences per second", "5", "4"],
     ]
-    assert report.costs({"b": systems["b"]}) == []
-
-
-def test_learning_over_time_is_told_of_timed_runs() -> None:
-    of = [
-        (5, 0, 30.0, 10.0),
-        (5, 1, 40.0, 30.0),
-        (5, 2, 80.0, 31.0),
-        (1, 0, 20.0, 4.0),
-        (1, 1, 99.0, None),
-        (0, 0, 7, 0.1),
-    ]
-    runs = [Run("alpha", k, seed, f1, 10, f"{k}-{seed}", train_seconds=seconds) for k, seed, f1, seconds in of]
-    assert results.timed(runs, "alpha") == [(1, 4.0, 20.0), (5, 30.0, 50.0)]
-    assert results.timed(runs, "beta") == []
-
-
-def test_learning_over_time_is_drawn_where_runs_were_timed(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    folder = put(tmp_path / "results", RUNS[1], RUNS[5])
-    report.write_report(folder, tmp_path / "page.md")
-    assert not (tmp_path / "page_times.png").exists()
-    path = next((folder / "cllmfs").glob("*/*.json"))
-    path.write_text(json.dumps({**json.loads(path.read_text()), "seconds": {"train": 20.0, "predict": 2.0}}))
-    report.write_report(folder, tmp_path / "page.md")
-    assert (tmp_path / "page_times.png").is_file() and "(page_times.png)" in (tmp_path / "page.md").read_text()
+    assert tables.costs({"b": systems["b"]}) == []
 
 
 def test_the_page_bears_its_title_in_a_folder_of_its_own(tmp_path: Path) -> None:
@@ -207,16 +185,16 @@ def test_episodes_are_summed_and_stand_apart(systems: dict[str, list[Run]]) -> N
         episode(0, Counts(1, 0, 0), Counts(2, 1, 1)),
         episode(1, Counts(0, 1, 3), Counts(0, 2, 2), sentences=3),
     ]
-    results.check(systems)
+    results.refuse_unequal(systems)
     # Joined 1 found, 1 made up, 3 missed: 2 / 6; apart 2, 3, 3: 4 / 10.
-    assert report.episode_table(systems) == [["episodes", "k", "cllmfs"], ["way", "1", "33.3 / 40.0 (2)"]]
+    assert tables.episode_table(systems) == [["episodes", "k", "cllmfs"], ["way", "1", "33.3 / 40.0 (2)"]]
     page = report.markdown(systems, "token classifier", "test")
     before, _, rest = page.partition("## Episodes")
     assert before == plain.partition("## Calibration")[0] and "| way | 1 | 33.3 / 40.0 (2) |" in rest
     assert rest.endswith(plain.partition("## Calibration")[2]), "their calibration errors are of single episodes"
     systems["token classifier"].append(episode(0, Counts(), Counts(), sentences=5))
     with pytest.raises(DataError, match=r"the same sentences of way, got 2 .*token classifier, way, 1-shot, seed 0"):
-        results.check(systems)
+        results.refuse_unequal(systems)
 
 
 def test_episodes_alone_make_a_page(tmp_path: Path) -> None:
@@ -244,15 +222,15 @@ def test_differences_are_drawn(systems: dict[str, list[Run]], tmp_path: Path) ->
 
 def test_calibration_table(systems: dict[str, list[Run]]) -> None:
     # sd of 0.1 and 0.3 is sqrt(0.02); beta carries no figure, so it has no row, and the classifier no column.
-    assert report.calibration_table(systems) == [
+    assert tables.calibration_table(systems) == [
         ["data set", "k", "cllmfs"],
         ["alpha", "0", "0.200 (1)"],
         ["alpha", "5", "0.200 ± 0.141 (2)"],
     ]
-    assert report.calibration_table({"token classifier": systems["token classifier"]}) == []
+    assert tables.calibration_table({"token classifier": systems["token classifier"]}) == []
 
 
-def test_the_paper_line_is_told_apart(tmp_path: Path) -> None:
+def test_the_paper_line_has_its_own_section(tmp_path: Path) -> None:
     folder = put(tmp_path, *RUNS[:2])
     path = folder / "cllmfs" / "alpha" / "test-5-shot-0.json"
     record = json.loads(path.read_text(encoding="utf-8"))
@@ -281,19 +259,24 @@ def test_the_order_of_runs_does_not_matter(systems: dict[str, list[Run]]) -> Non
     ("other", "message"),
     [
         (Run("alpha", 5, 0, 50.0, 9, "s"), "must score the same sentences of alpha, got 10 .a. and 9 .b"),
-        (Run("alpha", 5, 0, 50.0, 10, "u"), "must learn from the same shots, a and b did not: alpha, 5-shot, seed 0"),
+        (
+            Run("alpha", 5, 0, 50.0, 10, "u"),
+            "must learn from the same shots, but a and b did not: alpha, 5-shot, seed 0",
+        ),
     ],
 )
 def test_unlike_runs_are_refused(other: Run, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        results.check({"a": [Run("alpha", 5, 0, 30.0, 10, "s")], "b": [other]})
+        results.refuse_unequal({"a": [Run("alpha", 5, 0, 30.0, 10, "s")], "b": [other]})
 
 
 @pytest.mark.parametrize("written", ["{}", "[]", "{", '{"split": "test", "system": "a"}'])
 def test_a_file_of_something_else_is_named(written: str, tmp_path: Path) -> None:
     path = put(tmp_path, RUNS[0]) / "cllmfs" / "alpha" / "test-0-shot-0.json"
     path.write_text(written, encoding="utf-8")
-    with pytest.raises(DataError, match=r"test-0-shot-0\.json: a result must be as `cllmfs benchmark` writes it"):
+    with pytest.raises(
+        DataError, match=r"test-0-shot-0\.json: a result must have the form that `cllmfs benchmark` writes"
+    ):
         results.read_results(tmp_path, "test")
 
 
@@ -310,7 +293,7 @@ def test_the_command_writes_the_page(tmp_path: Path) -> None:
     assert output.read_text(encoding="utf-8") == report.markdown(systems, "token classifier", "test")
     assert not (tmp_path / "page.png").exists()
     assert CliRunner().invoke(app, [*words, "--first", "token classifier"]).exit_code == 0
-    assert "| token classifier | cllmfs | token classifier less cllmfs |" in output.read_text(encoding="utf-8")
+    assert "| token classifier | cllmfs | token classifier minus cllmfs |" in output.read_text(encoding="utf-8")
     for option in ("--first", "--baseline"):
         wrong = CliRunner().invoke(app, [*words, option, "other"])
         assert wrong.exit_code == 2 and "there is no result of 'other'" in wrong.stderr
@@ -333,9 +316,10 @@ def test_one_system_is_compared_with_nobody(tmp_path: Path) -> None:
     assert "| alpha | 5 | 20.0 | 42.0 ± 2.8 (2) |\n" in (tmp_path / "page.md").read_text(encoding="utf-8")
 
 
-def test_curves_are_by_k_and_leave_zero_shot_out(systems: dict[str, list[Run]]) -> None:
+def test_curves_are_by_k_zero_shot_first(systems: dict[str, list[Run]]) -> None:
     points = results.curve(systems["token classifier"], "alpha")
     assert [(k, pytest.approx(one.mean), one.supports) for k, one in points] == [(1, 10.0, 1), (5, 33.0, 2)]
+    assert [k for k, _ in results.curve(systems["cllmfs"], "alpha")] == [0, 5]
     assert results.curve(systems["cllmfs"], "gamma") == []
 
 
@@ -347,65 +331,70 @@ def test_the_plot_is_the_same_twice(systems: dict[str, list[Run]], tmp_path: Pat
     assert drawn.startswith(b"\x89PNG") and drawn == (tmp_path / "two.png").read_bytes()
 
 
-@pytest.mark.parametrize("names", [("a", "b"), ("a system, but for votes", "a system of some other kind", "c")])
-def test_the_legend_fits_the_picture(names: Sequence[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_line_is_labeled_at_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     figure = pytest.importorskip("matplotlib.figure").Figure
     drawn: list[Any] = []
     monkeypatch.setattr(figure, "savefig", lambda self, *_, **__: drawn.append(self))
-    datasets = ("alpha", "beta", "gamma", "delta", "epsilon")
-    runs = [Run(dataset, k, 0, 30.0, 10, f"{dataset}-{k}") for dataset in datasets for k in (0, 5)]
-    figures.plot_curves(dict.fromkeys(names, runs), tmp_path / "page.png")
+    names = ("a", "b", "a system of some other kind")
+    systems = {name: [Run("alpha", k, 0, 30.0 + k, 10, f"{k}") for k in (0, 1, 5)] for name in names}
+    systems["short"] = [Run("alpha", 1, 0, 20.0, 10, "1")]
+    figures.plot_curves(systems, tmp_path / "page.png")
     (picture,) = drawn
     picture.draw_without_rendering()
-    (legend,) = picture.legends
-    place, whole = legend.get_window_extent(), picture.bbox
-    assert len(legend.get_texts()) == 2 * len(names)
-    assert whole.x0 <= place.x0 < place.x1 <= whole.x1 and place.y1 <= whole.y1
+    labels = picture.axes[0].texts
+    assert sorted(label.get_text() for label in labels) == sorted(systems)
+    boxes = {label.get_text(): label.get_window_extent() for label in labels}
+    end = picture.axes[0].transData.transform((5, 0))[0]
+    assert all(box.x0 > end for name, box in boxes.items() if name != "short"), "right of the line"
+    assert all(picture.bbox.x0 <= box.x0 < box.x1 <= picture.bbox.x1 for box in boxes.values())
+    heights = sorted((boxes[name].y0, boxes[name].y1) for name in names)
+    assert all(low[1] <= high[0] for low, high in pairwise(heights)), "equal ends, yet no label covers another"
 
 
-def test_reliability_pools_the_supports_by_their_spans() -> None:
-    one = Run("alpha", 5, 0, 40.0, 10, "s", bins=(Bin(0.1, 0.2, 10, 0.15, 0.2), Bin(0.8, 0.9, 30, 0.8, 0.9)))
-    two = Run("alpha", 5, 1, 40.0, 10, "s", bins=(Bin(0.8, 0.9, 10, 0.88, 0.5),))
-    other = Run("alpha", 1, 0, 40.0, 10, "s", bins=(Bin(0.8, 0.9, 10, 0.9, 0.0),))
-    low, high = results.pooled_bins([two, one, other], "alpha", 5)
-    assert low == Bin(0.1, 0.2, 10, 0.15, 0.2)
-    # (30 * 0.8 + 10 * 0.88) / 40 and (30 * 0.9 + 10 * 0.5) / 40
-    assert high == pytest.approx(Bin(0.8, 0.9, 40, 0.82, 0.8))
-    assert results.pooled_bins([one], "beta", 5) == []
-
-
-def test_diagrams_are_drawn_where_there_are_confidences(tmp_path: Path) -> None:
+def test_no_picture_is_drawn_where_the_table_is_enough(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    confident = put(tmp_path / "confident", RUNS[1], bins=[[0.8, 0.9, 30, 0.85, 0.9]])
-    assert results.read_results(confident, "test")["cllmfs"][0].bins == (Bin(0.8, 0.9, 30, 0.85, 0.9),)
     report.write_report(put(tmp_path / "plain", RUNS[5]), tmp_path / "plain.md")
-    assert [path.name for path in tmp_path.glob("*.png")] == ["plain.png"]
-    report.write_report(put(confident, RUNS[5]), tmp_path / "page.md")
-    page = (tmp_path / "page.md").read_text(encoding="utf-8")
-    assert (tmp_path / "page_reliability.png").is_file() and "(page_reliability.png)" in page
+    assert not list(tmp_path.glob("*.png")), "one k of one system"
 
 
-def test_of_more_systems_than_colours_the_first_are_drawn(tmp_path: Path) -> None:
+def test_the_curves_of_named_systems_are_drawn(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    many = {str(number): [Run("alpha", 5, 0, 30.0 + number, 10, "s")] for number in range(10)}
-    for name, systems in (("many.png", many), ("nine.png", dict(list(many.items())[:9]))):
-        figures.plot_curves(systems, tmp_path / name)
-    assert (tmp_path / "many.png").read_bytes() == (tmp_path / "nine.png").read_bytes()
-    page = report.markdown(many, "1", "test", {report.CURVES: "many.png"})
-    assert "Of the systems the first 9." in page
+    runs = [(f"s{n}", "alpha", k, 0, "test", (30 + n * k, 9, 9), 10, f"a{k}", None) for n in range(7) for k in (1, 5)]
+    folder = put(tmp_path / "results", *runs)
+    drawn = {}
+    for name, curves in (("first", []), ("five", [f"s{n}" for n in range(5)]), ("two", ["s6", "s1"])):
+        report.write_report(folder, tmp_path / f"{name}.md", curves=curves)
+        drawn[name] = (tmp_path / f"{name}.png").read_bytes()
+    assert drawn["first"] == drawn["five"] != drawn["two"]
+    with pytest.raises(ConfigError, match="at most 5 learning curves, got 6; name fewer"):
+        report.write_report(folder, tmp_path / "page.md", curves=[f"s{n}" for n in range(6)])
+    with pytest.raises(ConfigError, match="there is no result of 'other'"):
+        report.write_report(folder, tmp_path / "page.md", curves=["other"])
+
+
+def test_differences_are_sorted_by_size() -> None:
+    means = {"a": 30, "b": 20, "c": 40, "d": 35}
+    systems = {name: [Run("alpha", 5, n, f1 + n, 10, f"{n}") for n in (0, 1)] for name, f1 in means.items()}
+    assert [row[0] for row in tables.differences(systems, "a")[1:]] == ["c", "d", "b"]
+
+
+def test_a_limit_is_stated(tmp_path: Path) -> None:
+    for limit, text in ((None, "every sentence of the test split"), (10, "the first 10 sentences of the test split")):
+        report.write_report(put(tmp_path / "results", *RUNS, limit=limit), tmp_path / "page.md", plot=False)
+        assert f"are asked of {text}." in (tmp_path / "page.md").read_text(encoding="utf-8")
 
 
 def test_a_wide_table_of_few_rows_is_turned() -> None:
     names = [f"s{number}" for number in range(11)]
     row = ["alpha", "5", *map(str, range(11))]
-    assert report.readable([["data set", "k", *names[:10]], row[:12]]) == [["data set", "k", *names[:10]], row[:12]]
-    turned = report.readable([["data set", "k", *names], row, ["beta", "1", *["-"] * 11]])
+    assert report.fit_to_page([["data set", "k", *names[:10]], row[:12]]) == [["data set", "k", *names[:10]], row[:12]]
+    turned = report.fit_to_page([["data set", "k", *names], row, ["beta", "1", *["-"] * 11]])
     assert turned == [["system", "alpha, k = 5", "beta, k = 1"], *([f"s{n}", str(n), "-"] for n in range(11))]
     long = [["data set", "k", *names], *[row] * 12]
-    assert report.readable(long) == long  # would be as wide, turned
+    assert report.fit_to_page(long) == long  # would be as wide, turned
 
 
-def test_one_k_of_many_systems_makes_no_curves(tmp_path: Path) -> None:
+def test_one_k_makes_no_curves(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     runs = [(f"s{number}", "alpha", 5, 0, "test", (30 + number, 9, 9), 10, "s", None) for number in range(10)]
     report.write_report(put(tmp_path / "many", *runs), tmp_path / "page.md")

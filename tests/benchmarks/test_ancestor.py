@@ -9,21 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.few_shot import ancestor
+from benchmarks.few_shot.ancestor import BagReader
+from benchmarks.speed.naive import NaiveDecoder
 from cllmfs.benchmark.task import Task, read_answer, write_task
 from cllmfs.config import Config
 from cllmfs.decoding.extraction import Extractor
-from cllmfs.encoding.tokens import tokenize
 from cllmfs.schema import Example, LabelSet
 from tests.conftest import EXAMPLES, tiny_backbone
-
-ROOT = Path(__file__).parents[2]
-if not (ROOT / "benchmarks" / "few_shot").is_dir():
-    pytest.skip("benchmarks is not part of this install", allow_module_level=True)
-sys.path.insert(0, str(ROOT))
-
-from benchmarks.few_shot import ancestor  # noqa: E402
-from benchmarks.few_shot.ancestor import BagReader  # noqa: E402
-from benchmarks.speed.naive import NaiveDecoder  # noqa: E402
 
 TEXTS = [text for text, _ in EXAMPLES]
 LABELS = LabelSet(["person", "place", "boat"])
@@ -63,8 +56,8 @@ def test_type_first_and_causal_it_is_what_generate_gives() -> None:
     answers = answers_of(reader, TEXTS)
     for text, by_label in zip(TEXTS, answers, strict=True):
         for label, emitted in by_label.items():
-            (row,) = naive.builder.rows(tokenize(backbone.tokenizer, text), reader.extractor.queries(LabelSet([label])))
-            (expected,) = naive._answers([row], [])
+            (row,) = naive.encoder.rows(naive.encoder.tokenize(text), naive.encoder.queries(LabelSet([label])))
+            (expected,) = naive._answers([row])
             assert emitted == expected
     assert [reader.predict([text]) for text in TEXTS] == [naive.predict([text], list(LABELS)) for text in TEXTS]
     assert naive.counts["answered"] > 0
@@ -82,7 +75,7 @@ def test_with_a_cache_as_without(architecture: str, attention: str) -> None:
 def test_what_it_answers_is_counted_and_placed() -> None:
     reader = reader_of("llama")
     backbone = reader.extractor.backbone
-    tokens = tokenize(backbone.tokenizer, "Ada met Bo.").ids
+    tokens = reader.extractor.encoder.tokenize("Ada met Bo.").ids
     following, end = backbone.prompt.next_id, backbone.prompt.end_id
     emitted = [*tokens[8:10], following, *tokens[:3], following, *tokens[:2], following, *tokens[:3], end]
     reader._answers = lambda rows: [ancestor._Answer(0, 0, emitted)]  # type: ignore[method-assign]
@@ -92,7 +85,7 @@ def test_what_it_answers_is_counted_and_placed() -> None:
 
 def test_in_batches_as_one_by_one() -> None:
     together = answers_of(reader_of("llama"), TEXTS)
-    alone = [answers_of(reader_of("llama", "decode.batch_tokens=1"), [text])[0] for text in TEXTS]
+    alone = [answers_of(reader_of("llama", "runtime.batch_tokens=1"), [text])[0] for text in TEXTS]
     assert together == alone
     assert len({len(tokens) for of_text in together for tokens in of_text.values()}) > 1
 
@@ -102,7 +95,7 @@ def test_an_answer_is_of_the_sentences_tokens_and_ends() -> None:
     backbone = reader.extractor.backbone
     delimiters = {backbone.prompt.next_id, backbone.prompt.end_id}
     for text, by_label in zip(TEXTS, answers_of(reader, TEXTS), strict=True):
-        ids = backbone.tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids = backbone.prompt.tokenizer(text, add_special_tokens=False)["input_ids"]
         for tokens in by_label.values():
             assert set(tokens) <= {*ids, *delimiters} and len(tokens) <= 2 * len(ids) + 1
             assert backbone.prompt.end_id not in tokens[:-1]
@@ -115,8 +108,8 @@ def test_a_text_without_tokens_has_no_answers() -> None:
 def test_a_task_is_done(tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [replace(shot, spans=()) for shot in SHOTS]
     write_task(tmp_path, Task(tuple(SHOTS), tuple(texts), ("loc", "per", "boat"), 0))
-    told = ["--base", str(tiny_base), "--set", "train.steps=60", "--set", "train.learning_rate=1e-2"]
-    monkeypatch.setattr(sys, "argv", ["ancestor", str(tmp_path), *told])
+    words = ["--base", str(tiny_base), "--set", "train.steps=60", "--set", "train.learning_rate=1e-2"]
+    monkeypatch.setattr(sys, "argv", ["ancestor", str(tmp_path), *words])
     ancestor.main()
     documents, facts = read_answer(tmp_path, texts)
     for document, shot in zip(documents, SHOTS, strict=True):

@@ -12,19 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.few_shot import baseline, compare, token_classifier
+from benchmarks.few_shot.baseline import Baseline, Recipe, tag_names, to_tags, token_spans
+from benchmarks.few_shot.token_classifier import document
 from cllmfs.benchmark.results import Run
 from cllmfs.benchmark.task import Task, read_answer, read_task, write_task
 from cllmfs.formats.tagging import spans_of_tags
 from cllmfs.schema import Document, Example
-
-ROOT = Path(__file__).parents[2]
-if not (ROOT / "benchmarks" / "few_shot").is_dir():
-    pytest.skip("benchmarks is not part of this install", allow_module_level=True)
-sys.path.insert(0, str(ROOT))
-
-from benchmarks.few_shot import adapter, compare, token_classifier  # noqa: E402
-from benchmarks.few_shot.adapter import Baseline, Recipe, tag_names, to_tags, token_spans  # noqa: E402
-from benchmarks.few_shot.token_classifier import document  # noqa: E402
 
 ADA = Example.from_tokens(["Ada", "Byron", "met", "Bo", "in", "Rome"], [(0, 2, "per"), (3, 4, "per"), (5, 6, "loc")])
 
@@ -94,7 +88,7 @@ def test_a_baseline_does_a_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     write_task(tmp_path, Task((ADA, ADA), (ADA, Example("Bo", (), ((0, 2),))), ("loc", "per"), 4))
     oracle = Oracle()
     monkeypatch.setattr(sys, "argv", ["oracle", str(tmp_path), "--encoder", "e", "--learning-rate", "1e-3"])
-    adapter.main(Baseline("oracle", Recipe(), oracle.fine_tune, oracle.predict, ("pytest",)))
+    baseline.main(Baseline("oracle", Recipe(), oracle.fine_tune, oracle.predict, ("pytest",)))
     assert oracle.seen == [("e", 2, 4, 1e-3)]
     documents, facts = read_answer(tmp_path, read_task(tmp_path).texts)
     assert [(span.text, span.label) for one in documents for span in one.spans] == [("Ada", "per"), ("Bo", "per")]

@@ -1,4 +1,4 @@
-"""The peers of the few-shot benchmark: LoRA on the classifier, the nearest neighbour, fine-tuning by hand."""
+"""The peers of the few-shot benchmark: LoRA on the classifier, the nearest neighbor, fine-tuning by hand."""
 
 from __future__ import annotations
 
@@ -14,22 +14,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.few_shot import baseline, lora_sft, nearest_neighbor, token_classifier
+from benchmarks.few_shot.nearest_neighbor import NeighborRecipe, abstract_transitions, viterbi
+from benchmarks.few_shot.token_classifier import TaggerRecipe
+from benchmarks.speed.naive import TYPE_FIRST, NaiveDecoder, PromptRows, mentions_of, occurrences
 from cllmfs.benchmark.task import Task, read_answer, write_task
-from cllmfs.encoding.batches import RowBuilder
 from cllmfs.encoding.tokens import tokenize
 from cllmfs.schema import Document, Example
 from cllmfs.training.shots import Shot
 from tests.conftest import EXAMPLES, byte_tokenizer, tiny_backbone
-
-ROOT = Path(__file__).parents[2]
-if not (ROOT / "benchmarks" / "few_shot").is_dir():
-    pytest.skip("benchmarks is not part of this install", allow_module_level=True)
-sys.path.insert(0, str(ROOT))
-
-from benchmarks.few_shot import adapter, lora_sft, nearest_neighbour, token_classifier  # noqa: E402
-from benchmarks.few_shot.nearest_neighbour import NeighbourRecipe, abstract_transitions, viterbi  # noqa: E402
-from benchmarks.few_shot.token_classifier import TaggerRecipe  # noqa: E402
-from benchmarks.speed.naive import NaiveDecoder, PromptRows, mentions_of, occurrences  # noqa: E402
 
 SHOTS = [
     Example.from_tokens(["Ada", "Byron", "met", "Bo", "in", "Rome"], [(0, 2, "per"), (3, 4, "per"), (5, 6, "loc")]),
@@ -74,12 +67,12 @@ def test_recipes_are_set_on_the_command_line(tmp_path: Path, monkeypatch: pytest
 
     recipe = lora_sft.SftRecipe()
     options = ("empty", "constraint", "rank")
-    baseline = adapter.Baseline(
+    system = baseline.Baseline(
         "b", recipe, fine_tune, predict, (), options, "cllmfs-mini", True, lambda model: {"steps": 7, "made": model}
     )
-    told = ["--no-empty", "--constraint", "bag", "--rank", "3", "--epochs", "2"]
-    monkeypatch.setattr(sys, "argv", ["b", str(tmp_path), *told])
-    adapter.main(baseline)
+    words = ["--no-empty", "--constraint", "bag", "--rank", "3", "--epochs", "2"]
+    monkeypatch.setattr(sys, "argv", ["b", str(tmp_path), *words])
+    baseline.main(system)
     expected = lora_sft.SftRecipe(empty=False, constraint="bag", rank=3, epochs=2)
     assert seen == [("cllmfs-mini", 2, expected, 3, ("loc", "per", "boat"))] and expected != recipe
     _, facts = read_answer(tmp_path, SHOTS)
@@ -87,7 +80,7 @@ def test_recipes_are_set_on_the_command_line(tmp_path: Path, monkeypatch: pytest
     assert facts["steps"] == 7 and facts["made"] == "model"
     monkeypatch.setattr(sys, "argv", ["b", str(tmp_path), "--constraint", "grammar"])
     with pytest.raises(SystemExit):
-        adapter.main(baseline)
+        baseline.main(system)
 
 
 # the token classifier with LoRA
@@ -125,13 +118,13 @@ def test_the_token_classifier_learns_its_shots_by_lora(encoder: str) -> None:
             assert values[3] > 1e-3 > 1e-5 * values[0] and values[4] < 1e-4 * values[0], name
 
 
-# the nearest neighbour: contrastive tuning
+# the nearest neighbor: contrastive tuning
 
 
 def test_divergences_are_those_of_gaussians() -> None:
     generator = torch.Generator().manual_seed(0)
     mean, variance = torch.randn(5, 3, generator=generator), torch.rand(5, 3, generator=generator) + 0.1
-    found = nearest_neighbour.divergence(mean, variance)
+    found = nearest_neighbor.divergence(mean, variance)
     each = [torch.distributions.Normal(m, v.sqrt()) for m, v in zip(mean, variance, strict=True)]
     for p, q in itertools.product(range(5), repeat=2):
         both = torch.distributions.kl_divergence(each[p], each[q]) + torch.distributions.kl_divergence(each[q], each[p])
@@ -154,15 +147,15 @@ def by_hand(divergences: torch.Tensor, tags: list[int]) -> float:
 def test_the_contrastive_loss_is_the_published_one(tags: list[int]) -> None:
     points = torch.randn(len(tags), 4, generator=torch.Generator().manual_seed(1))
     divergences = torch.cdist(points, points).square()
-    found = nearest_neighbour.contrastive_loss(divergences, torch.tensor(tags))
+    found = nearest_neighbor.contrastive_loss(divergences, torch.tensor(tags))
     assert float(found) == pytest.approx(by_hand(divergences, tags), rel=1e-5)
 
 
 @pytest.mark.parametrize("tags", [[0, 1, 2, 3], [0, 0, 0, 0], [0]])
 def test_the_contrastive_loss_has_finite_gradients(tags: list[int]) -> None:
-    gaussians = nearest_neighbour.Gaussians(6, 4)
+    gaussians = nearest_neighbor.Gaussians(6, 4)
     vectors = torch.randn(len(tags), 6, requires_grad=True)
-    loss = nearest_neighbour.contrastive_loss(nearest_neighbour.divergence(*gaussians(vectors)), torch.tensor(tags))
+    loss = nearest_neighbor.contrastive_loss(nearest_neighbor.divergence(*gaussians(vectors)), torch.tensor(tags))
     loss.backward()
     assert bool(loss.isfinite()) and bool(vectors.grad.isfinite().all())
     assert all(bool(parameter.grad.isfinite().all()) for parameter in gaussians.parameters())
@@ -173,12 +166,12 @@ def test_the_contrastive_loss_is_lower_where_a_tag_is_close() -> None:
     points = torch.tensor([[0.0, 0.0], [0.1, 0.0], [3.0, 3.0], [3.1, 3.0]])
     divergences = torch.cdist(points, points).square()
     together, apart = (
-        nearest_neighbour.contrastive_loss(divergences, torch.tensor(tags)) for tags in ([0, 0, 1, 1], [0, 1, 0, 1])
+        nearest_neighbor.contrastive_loss(divergences, torch.tensor(tags)) for tags in ([0, 0, 1, 1], [0, 1, 0, 1])
     )
     assert float(together) < 0.01 < 10 < float(apart)
 
 
-# the nearest neighbour: tagging
+# the nearest neighbor: tagging
 
 
 def test_abstract_transitions_are_counted_in_the_shots() -> None:
@@ -198,13 +191,13 @@ def test_transitions_are_probabilities(sentences: list[list[str]], types: int) -
         assert sum(following.values()) == pytest.approx(1) and min(following.values()) > 0
     names = ["O", "I-a", "I-b", "I-c"][: types + 1]
     for power in (1.0, 0.05):
-        start, step = nearest_neighbour.transitions(abstract, names, power)
+        start, step = nearest_neighbor.transitions(abstract, names, power)
         assert start.shape == (types + 1,) and step.shape == (types + 1, types + 1)
         assert torch.allclose(start.exp().sum(), torch.ones(())) and torch.allclose(
             step.exp().sum(1), torch.ones(types + 1)
         )
     if types > 1:
-        plain = nearest_neighbour.transitions(abstract, names, 1.0)[1].exp()
+        plain = nearest_neighbor.transitions(abstract, names, 1.0)[1].exp()
         assert float(plain[1, 2]) == pytest.approx(abstract["I"]["other"] / (types - 1))
         assert float(plain[1, 1]) == pytest.approx(abstract["I"]["I"])
         assert float(plain[1, 0]) == pytest.approx(abstract["I"]["O"])
@@ -236,28 +229,28 @@ def test_distances_by_blocks_are_the_distances(block: int) -> None:
     generator = torch.Generator().manual_seed(2)
     vectors = torch.randn(7, 5, generator=generator)
     support = [torch.randn(size, 5, generator=generator) for size in (4, 0, 1)]
-    found = nearest_neighbour.nearest(vectors, support, block)
+    found = nearest_neighbor.nearest(vectors, support, block)
     for row, tag in itertools.product(range(7), range(3)):
         all_of_them = [float((vectors[row] - other).square().sum()) for other in support[tag]]
         assert float(found[row, tag]) == pytest.approx(min(all_of_them, default=float("inf")), rel=1e-4)
 
 
 @pytest.mark.parametrize("tuning", [True, False])
-def test_the_nearest_neighbour_knows_its_shots(encoder: str, tuning: bool) -> None:
-    recipe = NeighbourRecipe(learning_rate=1e-3, epochs=20, tuning=tuning)
+def test_the_nearest_neighbor_knows_its_shots(encoder: str, tuning: bool) -> None:
+    recipe = NeighborRecipe(learning_rate=1e-3, epochs=20, tuning=tuning)
     assert recipe.steps(2) == (20 if tuning else 0)
-    model = nearest_neighbour.fine_tune(encoder, SHOTS, recipe, 0)
+    model = nearest_neighbor.fine_tune(encoder, SHOTS, recipe, 0)
     assert model.names == ["O", "I-loc", "I-per"] and [len(own) for own in model.support] == [5, 2, 3]
     texts = [*bare(SHOTS), Example("", (), ()), *bare(SHOTS[:1])]
-    assert keys(nearest_neighbour.predict(model, texts)) == [*keys(SHOTS), [], *keys(SHOTS[:1])]
-    assert nearest_neighbour.predict(model, texts) == nearest_neighbour.predict(model, texts, batch_tokens=1)
+    assert keys(nearest_neighbor.predict(model, texts)) == [*keys(SHOTS), [], *keys(SHOTS[:1])]
+    assert nearest_neighbor.predict(model, texts) == nearest_neighbor.predict(model, texts, batch_tokens=1)
 
 
 def test_tuning_draws_tags_together(encoder: str) -> None:
     def share(tuning: bool) -> float:
         """Distance within the tags by distance of all."""
-        recipe = NeighbourRecipe(learning_rate=5e-3, epochs=60, tuning=tuning)
-        support = nearest_neighbour.fine_tune(encoder, SHOTS, recipe, 0).support
+        recipe = NeighborRecipe(learning_rate=5e-3, epochs=60, tuning=tuning)
+        support = nearest_neighbor.fine_tune(encoder, SHOTS, recipe, 0).support
         whole = torch.cat(support)
         return sum(float(torch.cdist(own, own).mean()) for own in support) / float(torch.cdist(whole, whole).mean())
 
@@ -274,7 +267,7 @@ def test_free_answers_are_read() -> None:
 
 
 def test_mentions_are_looked_up_in_the_sentence() -> None:
-    tokenizer = tiny_backbone("llama").tokenizer
+    tokenizer = tiny_backbone("llama").prompt.tokenizer
     sentence = tokenize(tokenizer, "Bo saw Bo Li, Bobby.")
 
     def looked_up(*mentions: str) -> tuple[list[tuple[int, int]], int, int]:
@@ -293,8 +286,8 @@ def answered(decoder: NaiveDecoder, texts: Sequence[str], labels: Sequence[str])
     seen: list[tuple[Any, list[int]]] = []
     original = decoder._answers
 
-    def caught(rows: Any, automata: Any) -> list[list[int]]:
-        answers = original(rows, automata)
+    def caught(rows: Any) -> list[list[int]]:
+        answers = original(rows)
         seen.extend(zip(rows, answers, strict=True))
         return answers
 
@@ -322,10 +315,10 @@ def test_a_bag_holds_the_tokens_of_the_sentence() -> None:
 def test_looser_answers_are_counted() -> None:
     backbone = tiny_backbone("llama")
     decoder = NaiveDecoder(backbone, 4, "bag")
-    person, tokens = ["Ada met Bo."], tokenize(backbone.tokenizer, "Ada met Bo.").ids
+    person, tokens = ["Ada met Bo."], tokenize(backbone.prompt.tokenizer, "Ada met Bo.").ids
     following, end = backbone.prompt.next_id, backbone.prompt.end_id
     answer = [*tokens[8:10], following, *tokens[:3], following, *tokens[:2], following, *tokens[:3], end, 0, 0]
-    decoder._answers = lambda rows, _: [answer for _ in rows]  # type: ignore[method-assign]
+    decoder._answers = lambda rows: [answer for _ in rows]  # type: ignore[method-assign]
     assert decoder.predict(person, ["person"]) == [{(8, 10, "person"), (0, 3, "person")}]
     assert decoder.counts == {"answered": 4, "ungrounded": 1, "repeated": 1}
 
@@ -338,9 +331,9 @@ def test_a_long_text_is_read_up_to_a_limit() -> None:
 
 def test_absent_types_may_be_left_out_of_training() -> None:
     backbone = tiny_backbone("llama")
-    builder = RowBuilder(backbone.prompt, "type-first", tree=False)
-    shots = [Shot(tokenize(backbone.tokenizer, "Ada met Bo."), {"person": ((0, 2), (8, 9))})]
-    both, present = (PromptRows(builder, shots, ["person", "place"], empty) for empty in (True, False))
+    encoder = backbone.encoder(TYPE_FIRST)
+    shots = [Shot(tokenize(backbone.prompt.tokenizer, "Ada met Bo."), {"person": ((0, 2), (8, 9))})]
+    both, present = (PromptRows(encoder, shots, ["person", "place"], empty) for empty in (True, False))
     assert len(both) == 2 and len(present) == 1 and present[0] == both[0]
 
 

@@ -10,26 +10,25 @@ from typing import Any
 import pytest
 import torch
 
-from tests.conftest import EXAMPLES, own_byte_tokenizer, requests_of, rows_of, tiny_backbone
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
 from benchmarks.gpu import run as gpu
 from benchmarks.speed import measuring, processes, report, run, workload
-from benchmarks.speed.naive import NaiveDecoder, PromptRows, padded, spans_of
+from benchmarks.speed.naive import TYPE_FIRST, NaiveDecoder, PromptRows, padded, spans_of
 from benchmarks.speed.roofline import operations
+from cllmfs.config import Config
 from cllmfs.encoding.automaton import SpanAutomaton, State
-from cllmfs.encoding.batches import IGNORE, RowBuilder, TypeQuery
+from cllmfs.encoding.batches import IGNORE
+from cllmfs.encoding.encoder import Encoder
 from cllmfs.encoding.tokens import tokenize
 from cllmfs.errors import ConfigError
 from cllmfs.training.shots import Shot
+from tests.conftest import EXAMPLES, own_byte_tokenizer, tiny_backbone
 
 # what is read
 
 
 @pytest.mark.parametrize("tokens", [8, 40, 300])
-def test_texts_have_the_wished_length_and_no_twins(tokens: int) -> None:
-    tokenizer = tiny_backbone("llama").tokenizer
+def test_texts_have_the_given_length_and_no_duplicates(tokens: int) -> None:
+    tokenizer = tiny_backbone("llama").prompt.tokenizer
     made = workload.texts(tokenizer, tokens, 20, seed=3)
     assert len(set(made)) == 20 and made == workload.texts(tokenizer, tokens, 20, seed=3)
     longest_word = max(len(word) for text in made for word in text.split())
@@ -38,11 +37,11 @@ def test_texts_have_the_wished_length_and_no_twins(tokens: int) -> None:
         assert text == text.strip()
 
 
-def test_types_are_names_without_twins() -> None:
+def test_types_are_names_without_duplicates() -> None:
     names = workload.type_names(128)
     assert len({name.lower() for name in names}) == 128 and all(name == name.strip() != "" for name in names)
     assert workload.type_names(3) == names[:3]
-    with pytest.raises(ConfigError, match="types, got 0"):
+    with pytest.raises(ConfigError, match=r"must be between 1 and .*, got 0"):
         workload.type_names(0)
     asked, answered = workload.training_labels(12), {label for x in workload.example_sentences() for label in x.labels}
     assert len(set(asked)) == 12 and answered < set(asked)
@@ -56,12 +55,10 @@ def test_encoders_read_the_words_at_their_places() -> None:
 # the naive way
 
 
-def greedy(backbone: Any, builder: RowBuilder, text: str, label: str) -> list[int]:
+def greedy(backbone: Any, encoder: Encoder, text: str, label: str) -> list[int]:
     """The answer token by token, each pass over the whole prompt: the most probable of those allowed."""
-    query = TypeQuery(label, tuple(backbone.prompt.query(label)))
-    sentence = tokenize(backbone.tokenizer, text)
-    (row,) = builder.rows(sentence, [query])
-    automaton, state, answer = builder.automaton(sentence), State(), list[int]()
+    (row,) = encoder.rows(encoder.tokenize(text), [encoder.query(label, label)])
+    automaton, state, answer = row.automaton, State(), list[int]()
     while not state.ended:
         with torch.no_grad():
             logits = backbone.model(torch.tensor([[*row.branches[0].ids, *answer]])).logits[0, -1]
@@ -78,9 +75,9 @@ def test_naive_decoding_is_greedy_decoding(batch_rows: int) -> None:
     decoder = NaiveDecoder(backbone, batch_rows)
     expected: list[set[tuple[int, int, str]]] = [set() for _ in texts]
     for number, text in enumerate(texts):
-        sentence = tokenize(backbone.tokenizer, text)
+        sentence = decoder.encoder.tokenize(text)
         for label in labels:
-            spans = spans_of(decoder.builder.automaton(sentence), greedy(backbone, decoder.builder, text, label))
+            spans = spans_of(decoder.encoder.automaton(sentence), greedy(backbone, decoder.encoder, text, label))
             expected[number] |= {(*sentence.char_range(*span), label) for span in spans}
     assert decoder.predict(texts, labels) == expected
     assert any(expected)
@@ -96,11 +93,11 @@ def test_answers_are_read_as_they_are_written() -> None:
 
 def test_prompt_rows_hold_every_type_with_its_answer() -> None:
     backbone = tiny_backbone("llama")
-    builder = RowBuilder(backbone.prompt, "type-first", tree=False)
-    (request,) = requests_of(backbone, [("Ada met Bo.", {"person": ()})])
-    rows = PromptRows(builder, [Shot(request.sentence, {"person": ((0, 2), (8, 9))})], ["person", "place"])
+    encoder = backbone.encoder(TYPE_FIRST)
+    sentence = encoder.tokenize("Ada met Bo.")
+    rows = PromptRows(encoder, [Shot(sentence, {"person": ((0, 2), (8, 9))})], ["person", "place"])
     assert len(rows) == 2
-    automaton = builder.automaton(request.sentence)
+    automaton = encoder.automaton(sentence)
     for row, gold in zip(rows, [[(0, 2), (8, 9)], []], strict=True):
         answer = [token for token in row["labels"] if token != IGNORE]
         assert row["ids"][-len(answer) :] == answer and spans_of(automaton, answer) == gold
@@ -131,8 +128,9 @@ def test_operations_are_counted() -> None:
     left, right = torch.ones(3, 4), torch.ones(4, 5)
     assert operations(lambda: left @ right) == 2 * 3 * 4 * 5
     backbone = tiny_backbone("llama")
-    rows = rows_of(backbone, RowBuilder(backbone.prompt, "sentence-first", tree=True))
-    ids = torch.tensor([rows[0].prefix])
+    encoder = backbone.encoder(Config())
+    (row,) = encoder.rows(encoder.tokenize(EXAMPLES[0][0]), [encoder.query("person", "person")])
+    ids = torch.tensor([row.prefix])
     assert operations(lambda: backbone.model(ids)) > operations(lambda: backbone.model(ids[:, :5])) > 0
 
 
@@ -157,9 +155,9 @@ def test_cells_measure_every_contender_on_the_same_work(tiny_base: Path) -> None
     vocabulary = run.training(config, 512)
     assert vocabulary["seconds"].keys() == {"trees", "separate rows", "naive"} and vocabulary["sentences"] == 4
     assert run.objectives(config)["seconds"].keys() == {"no contrast", "fgm"}
-    sizes = run.variants(config, "batch_tokens", 3)
+    sizes = run.variants(config, "batch_tokens", run.with_batches, 3)
     assert sizes["seconds"].keys() == {"64", "256"} and sizes["sentences"] == 3 and "empty_share" not in sizes
-    shares = run.variants(config, "end_bias", 2, shares=True)["empty_share"]
+    shares = run.variants(config, "end_bias", run.with_bias, 2, shares=True)["empty_share"]
     assert shares["-4.0"] < shares["4.0"] == 1.0
     assert 0 < 20 * run.logits(config)["restricted"] < run.logits(config)["whole"]
     floors = run.floors(config)
@@ -170,7 +168,7 @@ def test_cells_measure_every_contender_on_the_same_work(tiny_base: Path) -> None
 def test_processes_do_their_work(tiny_base: Path) -> None:
     found = processes.peak({**CONFIG, "base": str(tiny_base)}, "training", "naive", 512)
     assert 50 < found["loaded"] <= found["peak"] and found["seconds"] > 0
-    with pytest.raises(RuntimeError, match=r"decoding trees failed: .*types, got 0"):
+    with pytest.raises(RuntimeError, match=r"decoding trees failed: .*must be between 1 and .*, got 0"):
         processes.peak({**CONFIG, "base": str(tiny_base), "types": 0}, "decoding", "trees", 512)
 
 
@@ -221,7 +219,7 @@ def test_the_cost_model_is_found_again() -> None:
     assert report.cost_model(made["cells"], made["config"], "nobody") is None
 
 
-def test_growth_is_told_where_both_ends_were_measured() -> None:
+def test_growth_is_reported_where_both_ends_were_measured() -> None:
     cells = content()["cells"]
     assert report.growth(cells, "trees", 1, 16) == pytest.approx(11.4 / 3.9)
     assert report.growth(cells, "naive", 16, 64) is None
@@ -257,7 +255,7 @@ def test_the_gpu_script_runs_on_a_cpu(tmp_path: Path, monkeypatch: pytest.Monkey
     found = json.loads((tmp_path / "results.json").read_text())["tiny"]
     assert found["weights"] > 2e6 and found["matrix_flops_per_second"] > 0
     assert found["decoding"].keys() == {"1", "2"}
-    kept, anew = (found[f"training, trees, activations anew {wish}"] for wish in ("off", "on"))
+    kept, anew = (found[f"training, trees, activations anew {mode}"] for mode in ("off", "on"))
     assert kept["tokens_per_second"] > 0 and found["training, naive"]["sentences_per_second"] > 0
     # computed anew, a pass forward is run twice: once and a half of two passes
     work = [made["flops_per_second"] / made["tokens_per_second"] for made in (kept, anew)]

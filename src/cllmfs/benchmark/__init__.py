@@ -1,1 +1,1 @@
-"""Systems measured side by side: what is run, what it gave, tables and figures of it."""
+"""Benchmarks: run systems on the same shots, score them with the same scorer, and report tables and pictures."""

@@ -1,27 +1,29 @@
-"""What a benchmark measures: data sets, shots, supports and systems, read from a TOML file.
+"""The configuration of a benchmark: data sets, shots, support sets and systems, read from a TOML file.
 
-Knows the file's keys and what they may hold; runs nothing.
+Knows the keys of the file and their values; runs nothing.
 """
 
 from __future__ import annotations
 
 import string
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from cllmfs.datasets.catalogue import is_named
-from cllmfs.datasets.splits import SPLITS
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from cllmfs.datasets.catalog import is_named
 from cllmfs.errors import ConfigError
 from cllmfs.model.bases import MINI
 
-_ADAPTER = ("{python}", "-m", "cllmfs.benchmark.system")
 
-
-class Cell(NamedTuple):
-    """One run: a system learns one support set of a data set and answers its split. ``k`` 0: without shots."""
+class PlannedRun(NamedTuple):
+    """One run: a system learns from one support set of a data set and predicts its split. ``k`` 0 means zero-shot."""
 
     system: str
     dataset: str
@@ -29,219 +31,197 @@ class Cell(NamedTuple):
     seed: int
 
 
-@dataclass(frozen=True)
-class DataSource:
-    """Where a data set lies, and what is made of it.
+def _check_placeholders(pattern: str, known: Collection[str]) -> str:
+    """The pattern; a ValueError if one of its placeholders is unknown."""
+    try:
+        names = {name for _, name, _, _ in string.Formatter().parse(pattern) if name is not None}
+    except ValueError as error:
+        raise ValueError(f"{pattern!r} has an unmatched brace ({error})") from error
+    if unknown := sorted(names - set(known)):
+        hint = f"there are {', '.join(sorted(known))} (--define NAME=VALUE adds others)"
+        raise ValueError(f"the placeholder {{{unknown[0]}}} has no value; {hint}")
+    return pattern
+
+
+_Numbers = list[Annotated[int, Field(ge=0)]]
+_Seeds = Annotated[_Numbers, BeforeValidator(lambda value: [*range(value)] if type(value) is int else value)]
+
+
+class _Table(BaseModel):
+    """A table of the file: every key is known, and every value has the right type."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class DataSource(_Table):
+    """Where a data set is stored, and how its shots are chosen.
 
     Attributes:
-        path: its folder, below the data folder; or a name, see :mod:`cllmfs.datasets.catalogue`.
-        supports: files of published support sets, with ``{k}`` and ``{seed}``; drawn from the training split if empty.
-        licence_accepted: whether the user accepted the terms of its licence, where they are to be accepted.
-        rename: labels of those files, where the data set has another name for them.
-        episodes: files of published episodes (:mod:`cllmfs.datasets.episodes`), with ``{k}``; a cell's seed is an
-            episode's number, from 0 on.
-        n_way: draw episodes of so many labels from the split instead; 0 for none.
-        queries: mentions of each label in a drawn episode's query set, at least.
+        path: its folder inside the data folder, or a name that :mod:`cllmfs.datasets.catalog` knows.
+        supports: files of published support sets, with ``{k}`` and ``{seed}``; if empty, the training split is sampled.
+        license_accepted: whether the user accepted the terms of its license, where a license requires that.
+        rename: labels of the support files that the data set calls by another name, with that name.
+        episodes: files of published episodes (:mod:`cllmfs.datasets.episodes`), with ``{k}``; seed 0 is the first one.
+        n_way: draw episodes of this many labels from the split; 0 draws none.
+        queries: minimum number of mentions of each label in the query set of a drawn episode.
     """
 
-    path: str
-    supports: str = ""
-    licence_accepted: bool = False
-    rename: Mapping[str, str] = field(default_factory=dict)
-    episodes: str = ""
+    path: str = ""
+    supports: Annotated[str, AfterValidator(partial(_check_placeholders, known=("k", "seed")))] = ""
+    license_accepted: bool = False
+    rename: dict[str, str] = {}
+    episodes: Annotated[str, AfterValidator(partial(_check_placeholders, known=("k",)))] = ""
     n_way: int = 0
     queries: int = 1
 
+    @model_validator(mode="after")
+    def _check_shots(self) -> Self:
+        if len(both := [key for key in ("supports", "episodes", "n_way") if key in self.model_fields_set]) > 1:
+            raise ValueError(f"only one of supports, episodes and n_way is allowed, got {' and '.join(both)}")
+        return self
+
     @property
     def episodic(self) -> bool:
-        """Whether a cell is an episode: sentences of few labels, and few of them, to be scored in sum."""
+        """Whether each run is an episode, which has few labels and few sentences; episodes are scored together."""
         return bool(self.episodes or self.n_way)
 
 
-@dataclass(frozen=True)
-class System:
-    """A system that is measured: a command that is given a task folder as its last argument.
+class System(_Table):
+    """A system that is measured: another program, or cllmfs with a base and settings.
 
     Attributes:
-        command: words with placeholders: ``{python}``, ``{here}`` (the configuration's folder), and defined ones.
-        zero_shot: whether it answers without shots.
+        command: the program and its arguments; the task folder is added last. Placeholders are ``{python}``, ``{here}``
+            (the folder of the configuration), ``{root}`` (the folder that modules are imported from) and the user's.
+        base: the base of cllmfs, if there is no command; placeholders are filled in as well.
+        settings: settings of cllmfs, each as ``section.name=value``.
+        zero_shot: whether the system can predict without shots; by default, cllmfs can and other programs cannot.
     """
 
-    command: tuple[str, ...]
+    command: list[str] = []
+    base: str = MINI
+    settings: list[str] = []
     zero_shot: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_kind(cls, table: Any) -> Any:
+        if not isinstance(table, dict):
+            return table
+        if "command" in table and ("base" in table or "settings" in table):
+            raise ValueError("either a command or a base with settings is allowed, got both")
+        if table.get("command") == []:
+            raise ValueError("a command must have at least one word, got none")
+        return {"zero_shot": "command" not in table, **table}
+
+    @property
+    def arguments(self) -> list[str]:
+        """The command that is run, with its placeholders."""
+        settings = [word for setting in self.settings for word in ("--set", setting)]
+        return self.command or ["{python}", "-m", "cllmfs.benchmark.system", "--base", self.base, *settings]
+
+    def record(self) -> dict[str, Any]:
+        """What a result states about the system; no module of this package is named, since modules move."""
+        return {"command": self.command} if self.command else {"base": self.base, "settings": self.settings}
 
 
 @dataclass(frozen=True)
 class BenchmarkConfig:
-    """A benchmark.
+    """A benchmark, whose systems and data sources are stored by name.
 
     Attributes:
-        cells: what is run, in order, without repetitions.
-        systems: by name.
-        data: where the data sets that need it lie; the others are folders of their name.
+        runs: the planned runs in order, each once.
+        data: the data sources by the name of the data set; a data set that is missing here is the folder of its name.
         split: dev or test.
-        limit: score the first so many sentences only; ``None`` for all.
+        limit: the number of sentences that are scored, from the first on; ``None`` scores all.
     """
 
-    cells: tuple[Cell, ...]
+    runs: tuple[PlannedRun, ...]
     systems: Mapping[str, System]
     data: Mapping[str, DataSource] = field(default_factory=dict)
     split: str = "test"
     limit: int | None = None
 
     def source(self, dataset: str) -> DataSource:
-        """Where a data set lies."""
-        return self.data.get(dataset, DataSource(dataset))
+        """The source of a data set."""
+        return self.data.get(dataset, DataSource(path=dataset))
 
     @property
     def needs_folder(self) -> bool:
-        """Whether anything lies below the data folder, rather than all data sets being named."""
-        sources = [self.source(cell.dataset) for cell in self.cells]
+        """Whether any file is read from the data folder."""
+        sources = [self.source(run.dataset) for run in self.runs]
         return any(source.supports or source.episodes or not is_named(source.path) for source in sources)
 
 
-def read_config(path: str | Path) -> BenchmarkConfig:
-    """Read a benchmark's configuration.
+class _Runs(_Table):
+    """A ``[[runs]]`` table: each of its systems learns from each support set of each data set."""
 
-    Raises:
-        ConfigError: if the file cannot be read, or a key is unknown, missing or of the wrong kind.
-    """
+    datasets: list[str]
+    shots: _Numbers
+    supports: _Seeds = [*range(5)]
+    systems: list[str] | None = None
+
+
+class _File(_Table):
+    """The tables of a file; a data set without a path is the folder of its name."""
+
+    runs: list[_Runs]
+    systems: dict[str, System]
+    data: dict[str, DataSource] = {}
+    split: Literal["dev", "test"] = "test"
+    limit: Annotated[int, Field(ge=1)] | None = None
+
+
+def read_config(path: str | Path) -> BenchmarkConfig:
+    """Read a configuration; raises ConfigError if that fails, or a key is unknown, missing or of the wrong type."""
     try:
-        table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        file = _File.model_validate(tomllib.loads(Path(path).read_text(encoding="utf-8")))
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {_message(error.errors()[0])}") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path}: a benchmark's configuration must be a TOML file: {error}") from error
+    runs = tuple(dict.fromkeys(_planned(file, path)))
+    if not runs:
+        raise ConfigError(f"{path}: a benchmark needs at least one run; add a [[runs]] table")
+    data = {name: one.model_copy(update={"path": one.path or name}) for name, one in file.data.items()}
+    config = BenchmarkConfig(runs, file.systems, data, file.split, file.limit)
+    if zero_shot := next((run for run in runs if run.k == 0 and config.source(run.dataset).episodic), None):
+        raise ConfigError(f"{path}: episodes need shots, got 0 shots of {zero_shot.dataset}; remove 0 from its shots")
+    return config
+
+
+def _planned(file: _File, path: str | Path) -> Iterator[PlannedRun]:
+    for number, table in enumerate(file.runs):
+        systems = list(file.systems) if table.systems is None else table.systems
+        where = f"{path}: runs[{number}]"
+        if unknown := [name for name in systems if name not in file.systems]:
+            known = ", ".join(file.systems) or "none"
+            raise ConfigError(f"{where}: there is no system {unknown[0]!r}; there are {known}")
+        if unnamed := [name for name in table.datasets if is_named(name)]:
+            raise ConfigError(f"{where}: {unnamed[0]} needs a short name; write [data.NAME] path = {unnamed[0]!r}")
+        for k, seed, dataset, system in product(table.shots, table.supports, table.datasets, systems):
+            # Without shots, all seeds give the same run.
+            if k or (seed == table.supports[0] and file.systems[system].zero_shot):
+                yield PlannedRun(system, dataset, k, seed)
+
+
+def _message(error: ErrorDetails) -> str:
+    """What pydantic found wrong, as a message in the words of this project; ``runs[0]`` is the first run."""
+    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error["loc"])[1:]
+    if error["type"] == "extra_forbidden":
+        tables: dict[int | str, type[_Table]] = {"data": DataSource, "systems": System, "runs": _Runs}
+        known = tables[error["loc"][0]] if len(error["loc"]) > 1 else _File
+        return f"unknown key {place}; there are {', '.join(known.model_fields)}"
+    if error["type"] == "missing":
+        return f"the key {place} is missing; add it"
+    if error["type"] == "value_error":
+        return f"{place}: {error['ctx']['error']}"
+    rule = error["msg"].replace("Input should", "must").replace("valid dictionary", "table")
+    return f"{place} {rule.partition(' or instance')[0]}, got {error['input']!r}"
+
+
+def fill_placeholders(command: Sequence[str], values: Mapping[str, str]) -> list[str]:
+    """The command with the values of its placeholders; raises ConfigError if one has no value."""
     try:
-        return _config(table)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
-
-
-def _config(table: Mapping[str, Any]) -> BenchmarkConfig:
-    top = _Keys(table, "the file", {"split": str, "limit": int, "data": dict, "systems": dict, "runs": list})
-    split, limit = top.get("split", "test"), top.get("limit", None)
-    if split not in SPLITS[1:]:
-        raise ConfigError(f"split must be dev or test, got {split!r}")
-    if limit is not None and limit < 1:
-        raise ConfigError(f"limit must be at least 1, got {limit}")
-    data = {name: _source(name, _a_table(value, f"data.{name}")) for name, value in top.get("data", {}).items()}
-    systems = {name: _system(name, _a_table(value, f"systems.{name}")) for name, value in top["systems"].items()}
-    cells: dict[Cell, None] = {}
-    for number, value in enumerate(top["runs"], 1):
-        cells |= dict.fromkeys(_cells(_a_table(value, f"runs, entry {number}"), f"runs, entry {number}", systems))
-    if not cells:
-        raise ConfigError("there must be something to run; name it in [[runs]]")
-    made = BenchmarkConfig(tuple(cells), systems, data, split, limit)
-    if free := next((cell for cell in cells if cell.k == 0 and made.source(cell.dataset).episodic), None):
-        raise ConfigError(f"episodes have shots, got 0 of {free.dataset}; take 0 out of its shots")
-    return made
-
-
-def _source(name: str, table: Mapping[str, Any]) -> DataSource:
-    where = f"data.{name}"
-    texts, numbers = dict.fromkeys(("path", "supports", "episodes"), str), dict.fromkeys(("n_way", "queries"), int)
-    keys = _Keys(table, where, {**texts, "licence_accepted": bool, "rename": dict, **numbers})
-    _strings(list(keys.get("rename", {}).values()), f"{where}.rename")
-    if len(both := [key for key in ("supports", "episodes", "n_way") if key in table]) > 1:
-        raise ConfigError(f"{where} takes one of supports, episodes and n_way, got {' and '.join(both)}")
-    _check_placeholders(keys.get("supports", ""), {"k", "seed"}, f"{where}.supports")
-    _check_placeholders(keys.get("episodes", ""), {"k"}, f"{where}.episodes")
-    return DataSource(**{"path": name, **table})
-
-
-def _system(name: str, table: Mapping[str, Any]) -> System:
-    where = f"systems.{name}"
-    keys = _Keys(table, where, {"base": str, "settings": list, "command": list, "zero_shot": bool})
-    if "command" in table:
-        if "base" in table or "settings" in table:
-            raise ConfigError(f"{where} is a command or a base with settings, not both")
-        command = _strings(keys["command"], f"{where}.command")
-        if not command:
-            raise ConfigError(f"{where}.command must have a word at least")
-        return System(command, keys.get("zero_shot", False))
-    settings = _strings(keys.get("settings", []), f"{where}.settings")
-    told = [word for setting in settings for word in ("--set", setting)]
-    return System((*_ADAPTER, "--base", keys.get("base", MINI), *told), keys.get("zero_shot", True))
-
-
-def _cells(table: Mapping[str, Any], where: str, systems: Mapping[str, System]) -> Iterator[Cell]:
-    kinds: dict[str, type | tuple[type, ...]] = {"datasets": list, "shots": list, "supports": (int, list)}
-    keys = _Keys(table, where, {**kinds, "systems": list})
-    datasets, shots = _strings(keys["datasets"], f"{where}: datasets"), _numbers(keys["shots"], f"{where}: shots")
-    supports = keys.get("supports", 5)
-    seeds = tuple(range(supports)) if isinstance(supports, int) else _numbers(supports, f"{where}: supports")
-    named = _strings(keys.get("systems", list(systems)), f"{where}: systems")
-    if unknown := [name for name in named if name not in systems]:
-        raise ConfigError(f"{where}: there is no system {unknown[0]!r}; there are {', '.join(systems) or 'none'}")
-    if unnamed := [name for name in datasets if is_named(name)]:
-        raise ConfigError(f"{where}: {unnamed[0]} needs a name of its own; write [data.NAME] path = {unnamed[0]!r}")
-    for k in shots:
-        for seed in seeds if k else seeds[:1]:  # without shots there is nothing to draw
-            for dataset in datasets:
-                for system in named:
-                    if k or systems[system].zero_shot:
-                        yield Cell(system, dataset, k, seed)
-
-
-def filled(command: Sequence[str], values: Mapping[str, str]) -> list[str]:
-    """A command with its placeholders filled in.
-
-    Raises:
-        ConfigError: if a placeholder has no value.
-    """
-    made = []
-    for word in command:
-        _check_placeholders(word, set(values), " ".join(command))
-        made.append(word.format_map(values))
-    return made
-
-
-def _check_placeholders(pattern: str, known: set[str], where: str) -> None:
-    try:
-        names = {name for _, name, _, _ in string.Formatter().parse(pattern) if name is not None}
+        return [_check_placeholders(word, values).format_map(values) for word in command]
     except ValueError as error:
-        raise ConfigError(f"{where}: {pattern!r} has a brace too many or too few ({error})") from error
-    if unknown := sorted(names - known):
-        raise ConfigError(
-            f"{where}: the placeholder {{{unknown[0]}}} has no value; there are {', '.join(sorted(known))} "
-            "(--define NAME=VALUE gives others)"
-        )
-
-
-class _Keys:
-    """A table whose keys are known and of the right kind."""
-
-    def __init__(self, table: Mapping[str, Any], where: str, kinds: Mapping[str, type | tuple[type, ...]]) -> None:
-        self.table = table
-        self.where = where
-        for key, value in table.items():
-            if key not in kinds:
-                raise ConfigError(f"{where} has no key {key!r}; there are {', '.join(kinds)}")
-            # A bool is an int in Python, but no number here.
-            if not isinstance(value, kinds[key]) or (isinstance(value, bool) and kinds[key] is not bool):
-                raise ConfigError(f"{where}: {key} is of the wrong kind, got {value!r}")
-
-    def __getitem__(self, key: str) -> Any:
-        if key not in self.table:
-            raise ConfigError(f"{self.where} needs {key!r}")
-        return self.table[key]
-
-    def get(self, key: str, otherwise: Any) -> Any:
-        return self.table.get(key, otherwise)
-
-
-def _a_table(value: Any, where: str) -> Mapping[str, Any]:
-    if not isinstance(value, dict):
-        raise ConfigError(f"{where} must be a table, got {value!r}")
-    return value
-
-
-def _strings(values: Sequence[Any], where: str) -> tuple[str, ...]:
-    if wrong := [value for value in values if not isinstance(value, str)]:
-        raise ConfigError(f"{where} must be strings, got {wrong[0]!r}")
-    return tuple(values)
-
-
-def _numbers(values: Sequence[Any], where: str) -> tuple[int, ...]:
-    if wrong := [value for value in values if not isinstance(value, int) or isinstance(value, bool) or value < 0]:
-        raise ConfigError(f"{where} must be whole numbers from 0 on, got {wrong[0]!r}")
-    return tuple(values)
+        raise ConfigError(f"{' '.join(command)}: {error}") from error

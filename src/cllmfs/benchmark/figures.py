@@ -1,221 +1,157 @@
-"""Results of a benchmark as pictures: learning curves over shots and time, differences with intervals, reliability.
+"""Results of a benchmark as pictures: learning curves over the number of shots, and differences with their intervals.
 
-Knows results; knows nothing of the page. Needs matplotlib when it draws.
+Knows results; knows nothing of the page that shows the pictures. Needs matplotlib to draw.
 """
 
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cllmfs.benchmark.results import (
-    Run,
-    Systems,
-    cell,
-    compared,
-    curve,
-    measured,
-    pooled_bins,
-    timed,
-    zero_shot_systems,
-)
-from cllmfs.benchmark.significance import bootstrap_interval
+from cllmfs.benchmark.results import Systems, bootstrap_interval, compared, curve, measured
 from cllmfs.errors import ConfigError
 
-# Okabe and Ito's colours, which the colour-blind tell apart, but brown for their yellow, which is faint on white; and
-# markers for print without colours.
-STYLES = (
-    ("#0072B2", "o"),
-    ("#D55E00", "s"),
-    ("#009E73", "^"),
-    ("#CC79A7", "D"),
-    ("#E69F00", "v"),
-    ("#56B4E9", "P"),
-    ("#000000", "X"),
-    ("#999999", "*"),
-    ("#8C564B", "p"),
+# Colors of Okabe and Ito, which people with color blindness can tell apart; markers and dashes for prints in gray.
+STYLES: tuple[dict[str, Any], ...] = (
+    {"color": "#0072B2", "marker": "o", "linestyle": "-"},
+    {"color": "#D55E00", "marker": "s", "linestyle": (0, (5, 1.5))},
+    {"color": "#000000", "marker": "^", "linestyle": (0, (1.5, 1.5))},
+    {"color": "#009E73", "marker": "D", "linestyle": (0, (6, 1.5, 1.5, 1.5))},
+    {"color": "#CC79A7", "marker": "v", "linestyle": (0, (3, 3))},
+    {"color": "#56B4E9", "marker": "P", "linestyle": (0, (6, 1, 1, 1, 1, 1))},
 )
-DASHES = (0, (4, 2))
-LEAST_SPANS = 20  # a bin of fewer says too little to be drawn
+MOST_CURVES = 5
+_SMALL = 7.5  # points: the size of labels
+
+Line = tuple[str, Sequence[float], Sequence[float], Any]  # its name, the x and y of its points, and its color
 
 
 def plot_curves(systems: Systems, path: Path) -> None:
-    """Draw the learning curves into a PNG file, a panel for each data set.
-
-    Of more systems than there are colours that can be told apart, the first are drawn.
+    """Draw the learning curves of the systems into a PNG file, with one panel for each data set.
 
     Raises:
-        ConfigError: if matplotlib is missing.
+        ConfigError: if there are more than :data:`MOST_CURVES` systems, or matplotlib is missing.
     """
-    systems = dict(list(systems.items())[: len(STYLES)])
+    if len(systems) > MOST_CURVES:
+        raise ConfigError(f"a picture has at most {MOST_CURVES} learning curves, got {len(systems)}; name fewer")
     datasets, ks = measured(systems)
-    figure, panels = _panels(datasets)
+    figure, panels = panel_grid(datasets, across=min(3, math.ceil(math.sqrt(len(datasets)))), size=(3.1, 2.3))
+    labels: list[list[Line]] = []
     for panel, dataset in zip(panels, datasets, strict=True):
-        _draw_curves(panel, systems, dataset)
-    panels[0].set_xlim(0.85 * ks[0], ks[-1] / 0.85)
-    panels[0].set_xticks(ks, [str(k) for k in ks])
-    figure.supxlabel("k: mentions of each type to learn from", fontsize=8)
-    figure.supylabel("strict F1 in per cent", fontsize=8)
-    _save(figure, [*_lines(systems), *_lines(systems, zero_shot_systems(systems))], path)
-
-
-def plot_times(systems: Systems, path: Path) -> None:
-    """Draw F1 over the seconds of learning into a PNG file, a panel for each data set; points bear their k.
-
-    Raises:
-        ConfigError: if matplotlib is missing.
-    """
-    systems = dict(list(systems.items())[: len(STYLES)])
-    datasets = measured(systems)[0]
-    figure, panels = _panels(datasets)
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
-
-    for panel, dataset in zip(panels, datasets, strict=True):
-        for runs, (color, marker) in reversed(list(zip(systems.values(), STYLES, strict=False))):
-            points = timed(runs, dataset)
-            seconds, f1s = [each for _, each, _ in points], [f1 for _, _, f1 in points]
-            panel.plot(seconds, f1s, color=color, marker=marker, markersize=3.5, linewidth=1.2)
-            for k, *at in points:
-                panel.annotate(str(k), at, (3, -7), textcoords="offset points", fontsize=5.5, color=color)
-        panel.set_xscale("log")
-        _dress(panel, dataset)
-        _from_zero(panel)
-    panels[0].xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    panels[0].xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    panels[0].xaxis.set_minor_locator(NullLocator())
-    figure.supxlabel("seconds of learning", fontsize=8)
-    figure.supylabel("strict F1 in per cent", fontsize=8)
-    _save(figure, _lines(systems), path)
-
-
-def plot_reliability(runs: Sequence[Run], path: Path) -> None:
-    """Draw a system's reliability diagrams into a PNG file, a panel for each data set, a line for each k.
-
-    Raises:
-        ConfigError: if matplotlib is missing.
-    """
-    datasets = sorted({run.dataset for run in runs if run.bins})
-    ks = sorted({run.k for run in runs if run.bins})
-    figure, panels = _panels(datasets)
-    from matplotlib import colormaps
-    from matplotlib.lines import Line2D
-
-    colors = {k: colormaps["viridis"](0.85 * number / max(1, len(ks) - 1)) for number, k in enumerate(ks)}
-    for panel, dataset in zip(panels, datasets, strict=True):
-        panel.plot([0, 1], [0, 1], color="0.6", linestyle=DASHES, linewidth=1.0)
-        for k in ks:
-            bins = [one for one in pooled_bins(runs, dataset, k) if one.spans >= LEAST_SPANS]
-            confidences, accuracies = [one.confidence for one in bins], [one.accuracy for one in bins]
-            line = {"color": colors[k], "marker": "o", "markersize": 2.5, "linewidth": 1.2}
-            panel.plot(confidences, accuracies, **line, clip_on=False)  # all right: a whole marker on the panel's edge
-        _dress(panel, dataset)
-        panel.set_ylim(0, 1)
-        panel.set_aspect("equal")
-    panels[0].set_xlim(0, 1)
-    figure.supxlabel("confidence", fontsize=8)
-    figure.supylabel("share of spans that are right", fontsize=8)
-    _save(figure, [Line2D([], [], color=colors[k], marker="o", markersize=3, label=_name(k)) for k in ks], path)
+        labels.append([])
+        for (name, runs), style in zip(systems.items(), STYLES, strict=False):
+            if points := curve(runs, dataset):
+                places = [k for k, _ in points], [one.mean for _, one in points]
+                sds = [one.sd for _, one in points]
+                panel.errorbar(*places, sds, **style, markersize=3.5, linewidth=1.3, elinewidth=0.8)
+                labels[-1].append((name, *places, style["color"]))
+        panel.set_xscale("symlog", linthresh=1, linscale=0.5)  # has room for k = 0, unlike a logarithmic axis
+        panel.set_xticks([0, *ks], [str(k) for k in (0, *ks)])
+        panel.set_xlim(-0.15, ks[-1] * 1.15)
+        panel.minorticks_off()
+        panel.set_ylim(0, 1.07 * max(panel.dataLim.y1, 1e-9))
+    figure.supxlabel("shots: mentions of each type to learn from (0: zero-shot)", fontsize=8)
+    figure.supylabel("strict F1 (%)", fontsize=8)
+    figure.draw_without_rendering()  # makes the layout, which decides how near to each other two labels are
+    for panel, lines in zip(panels, labels, strict=True):
+        label_lines(panel, lines)
+    save(figure, path)
 
 
 def plot_differences(systems: Systems, baseline: str, path: Path) -> None:
-    """Draw how far each system is from the baseline into a PNG file: a panel for each k, 95 % intervals as bars.
+    """Draw the differences between the systems and the baseline into a PNG file, with 95 % intervals as bars.
+
+    There is one panel for each k; the systems are sorted by their mean difference, the largest first.
 
     Raises:
-        ConfigError: if matplotlib is missing.
+        ConfigError: if matplotlib or scipy is missing.
     """
-    names = [name for name in systems if name != baseline]
     found = compared(systems, baseline)
     ks = list(dict.fromkeys(k for k, _ in found))
-    figure, panels = _panels([_name(k) for k in ks], height=0.5 + 0.22 * len(names), sharey=True)
-    for panel, k in zip(panels, ks, strict=True):
-        panel.axvline(0, color="0.6", linestyle=DASHES, linewidth=1.0)
-        _dress(panel, _name(k))
+    means: dict[str, list[float]] = {}
+    for (_, name), groups in found.items():
+        means.setdefault(name, []).append(statistics.fmean(map(statistics.fmean, groups)))
+    names = sorted(means, key=lambda name: -statistics.fmean(means[name]))
+    size = (4.5 if len(ks) == 1 else 1.9, 0.5 + 0.17 * len(names))
+    figure, panels = panel_grid([f"{k}-shot" for k in ks], across=len(ks), size=size, sharey=True)
+    for panel in panels:
+        panel.axvline(0, color="0.5", linewidth=0.8)
         panel.grid(axis="x", color="0.9", linewidth=0.6)
     for (k, name), groups in found.items():
         panel, line = panels[ks.index(k)], names.index(name)
         mean, low, high = bootstrap_interval(groups)
-        panel.plot([low, high], [line, line], color=STYLES[0][0], linewidth=1.6)  # nan draws nothing
-        panel.plot([mean], [line], color=STYLES[0][0], marker="o", markersize=4)
+        panel.plot([low, high], [line, line], color=STYLES[0]["color"], linewidth=1.6)  # nan draws nothing
+        panel.plot([mean], [line], color=STYLES[0]["color"], marker="o", markersize=3.5)
     panels[0].set_yticks(range(len(names)), names)
     panels[0].set_ylim(len(names) - 0.5, -0.5)
-    figure.supxlabel(f"strict F1 in points, less {baseline}", fontsize=8)
-    _save(figure, [], path)
+    figure.supxlabel(f"strict F1 minus that of {baseline}, in points", fontsize=8)
+    save(figure, path)
 
 
-def _lines(systems: Systems, zero_shot: Sequence[str] | None = None) -> list[Any]:
-    """The legend's lines, one for each system; dashed ones for those named in ``zero_shot``, if it is given."""
-    from matplotlib.lines import Line2D
+def panel_grid(
+    titles: Sequence[str], across: int, size: tuple[float, float], sharex: bool = True, sharey: bool = False
+) -> tuple[Any, list[Any]]:
+    """A figure with one panel for each title, ``across`` in a row; ``size`` is that of a panel in inches.
 
-    made = []
-    for name, (color, marker) in zip(systems, STYLES, strict=False):
-        if zero_shot is None:
-            made.append(Line2D([], [], color=color, marker=marker, markersize=4, linewidth=1.5, label=name))
-        elif name in zero_shot:
-            made.append(Line2D([], [], color=color, linestyle=DASHES, linewidth=1.2, label=f"{name}, zero-shot"))
-    return made
-
-
-def _name(k: int) -> str:
-    return f"{k}-shot" if k else "zero-shot"
-
-
-def _panels(titles: Sequence[str], height: float = 2.0, sharey: bool = False) -> tuple[Any, list[Any]]:
-    """A figure with a panel of that height for each title, all with one x-axis."""
+    Raises:
+        ConfigError: if matplotlib is missing.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ConfigError("the pictures need matplotlib: pip install 'cllmfs[benchmark]', or pass --no-plot") from error
-    across = min(4, math.ceil(math.sqrt(len(titles))))
+        raise ConfigError("pictures need matplotlib: pip install 'cllmfs[benchmark]', or pass --no-plot") from error
     down = math.ceil(len(titles) / across)
-    figure = Figure(figsize=(0.6 + 2.5 * across, 0.9 + height * down), layout="constrained")
-    panels = list(figure.subplots(down, across, sharex=True, sharey=sharey, squeeze=False).flat)
+    figure = Figure(figsize=(0.6 + size[0] * across, 0.5 + size[1] * down), layout="constrained")
+    panels = list(figure.subplots(down, across, sharex=sharex, sharey=sharey, squeeze=False).flat)
     for panel in panels[len(titles) :]:
         panel.remove()
     for panel in panels[max(0, len(titles) - across) : len(titles)]:
         panel.tick_params(labelbottom=True)  # the panel below may have been removed
+    for panel, title in zip(panels, titles, strict=False):
+        panel.set_title(title, fontsize=9)
+        panel.tick_params(labelsize=7, length=2.5)
+        panel.grid(axis="y", color="0.9", linewidth=0.6)
+        panel.set_axisbelow(True)
+        panel.spines[["top", "right"]].set_visible(False)
     return figure, panels[: len(titles)]
 
 
-def _save(figure: Any, handles: Sequence[Any], path: Path) -> None:
-    if handles:
-        widest = 0.6 + 0.065 * max(len(handle.get_label()) for handle in handles)  # inches, at this size of letters
-        columns = max(1, min(len(handles), 6, int(figure.get_figwidth() / widest)))
-        figure.legend(handles=handles, loc="outside upper center", ncols=columns, frameon=False, fontsize=8)
-    # Without the library's version in it the file depends on the results alone.
+def label_lines(panel: Any, lines: Sequence[Line]) -> None:
+    """Write the name of each line at its end: outside the panel, or inside it where the line ends early.
+
+    The scales, the limits and the layout must be final. Names outside are moved apart; a name inside is written on the
+    side of its line that has more room.
+    """
+    from matplotlib.patheffects import withStroke
+
+    def height(x: float, y: float) -> float:
+        place = float(panel.transData.transform((x, y))[1])
+        return place * 72.0 / float(panel.figure.dpi)  # in points, as sizes of letters are
+
+    right = max((xs[-1] for _, xs, _, _ in lines), default=0)
+    text = {"fontsize": _SMALL, "textcoords": "offset points", "annotation_clip": False}
+    ends = [(height(right, ys[-1]), ys[-1], name, color) for name, xs, ys, color in lines if xs[-1] == right]
+    outside = sorted(ends, key=lambda label: label[0])
+    moved: list[float] = []
+    for at, *_ in outside:
+        moved.append(max(at, moved[-1] + 1.3 * _SMALL) if moved else at)
+    centered = sum(moved) / max(1, len(moved)) - sum(at for at, *_ in outside) / max(1, len(outside))
+    for (at, y, name, color), place in zip(outside, moved, strict=True):
+        panel.annotate(name, (right, y), (5, place - centered - at), va="center", color=color, **text)
+    for name, xs, ys, color in lines:
+        if xs[-1] < right:
+            others = [dict(zip(x, y, strict=True)).get(xs[-1]) for other, x, y, _ in lines if other != name]
+            gaps = [each - ys[-1] for each in others if each is not None]
+            above = min((gap for gap in gaps if gap > 0), default=1e9)
+            below = min((-gap for gap in gaps if gap <= 0), default=1e9)
+            side = {"xytext": (0, 5), "va": "bottom"} if above >= below else {"xytext": (0, -5), "va": "top"}
+            halo = [withStroke(linewidth=2, foreground="white")]
+            panel.annotate(name, (xs[-1], ys[-1]), ha="center", **side, color=color, path_effects=halo, **text)
+
+
+def save(figure: Any, path: Path) -> None:
+    """Write the figure as a PNG file that depends on its content alone, not on the version of matplotlib."""
     figure.savefig(path, dpi=200, metadata={"Software": None})
-
-
-def _draw_curves(panel: Any, systems: Systems, dataset: str) -> None:
-    # Drawn from the last to the first, so that the first system lies on top.
-    for runs, (color, marker) in reversed(list(zip(systems.values(), STYLES, strict=False))):
-        points = curve(runs, dataset)
-        ks, means, sds = [k for k, _ in points], [one.mean for _, one in points], [one.sd for _, one in points]
-        low = [mean - sd for mean, sd in zip(means, sds, strict=True)]
-        high = [mean + sd for mean, sd in zip(means, sds, strict=True)]
-        if len(points) > 1:
-            panel.fill_between(ks, low, high, color=color, alpha=0.18, linewidth=0)
-        else:  # a band needs two points
-            panel.vlines(ks, low, high, color=color, linewidth=1.2)
-        panel.plot(ks, means, color=color, marker=marker, markersize=3.5, linewidth=1.4)
-        free = cell(runs, dataset, 0)
-        if free is not None:
-            panel.axhline(free.mean, color=color, linestyle=DASHES, linewidth=1.2)
-    panel.set_xscale("log")
-    panel.minorticks_off()
-    _dress(panel, dataset)
-    _from_zero(panel)
-
-
-def _from_zero(panel: Any) -> None:
-    """Heights from 0, with room above the highest point: the library's own margin is a share of their range alone."""
-    panel.set_ylim(0, 1.07 * max(panel.dataLim.y1, 1e-9))
-
-
-def _dress(panel: Any, title: str) -> None:
-    panel.set_title(title, fontsize=9)
-    panel.tick_params(labelsize=7, length=2.5)
-    panel.grid(axis="y", color="0.9", linewidth=0.6)
-    panel.set_axisbelow(True)
-    panel.spines[["top", "right"]].set_visible(False)

@@ -1,7 +1,8 @@
-"""Results of a benchmark as a page: tables and pictures, from the results folder and nothing else.
+"""Results of a benchmark as a page: tables and pictures, made from the results folder and nothing else.
 
-What the folder does not hold is shown as missing; systems that were not measured on the same shots and sentences are
-refused, not compared. The same folder gives the same page. Knows results; knows nothing of data sets or models.
+Results that the folder does not have are shown as missing; a comparison of systems that were not measured on the same
+shots and sentences is refused. The same folder always gives the same page. Knows results; knows nothing of data sets or
+models.
 """
 
 from __future__ import annotations
@@ -9,119 +10,108 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cllmfs.benchmark.figures import STYLES, plot_curves, plot_differences, plot_reliability, plot_times
-from cllmfs.benchmark.results import Run, Systems, check, compared, measured, read_results, timed
-from cllmfs.benchmark.tables import (
-    MISSING,
-    calibration_table,
-    costs,
-    differences,
-    episode_table,
-    paper_line_table,
-    table,
-)
+from cllmfs.benchmark import tables
+from cllmfs.benchmark.figures import MOST_CURVES, plot_curves, plot_differences
+from cllmfs.benchmark.results import Run, Systems, compared, measured, read_results, refuse_unequal
 from cllmfs.errors import ConfigError, DataError
 from cllmfs.evaluation import PAPER_LINE_NOTE
 
 TITLE = "Few-shot results"
-_WIDEST = 12  # columns of a table that a page has room for
-CURVES, DIAGRAMS, DISTANCES, TIMES = "curves", "reliability", "differences", "times"  # the pictures
+_MOST_COLUMNS = 12  # of a table that fits the page
+CURVES, DIFFERENCES = "curves", "differences"  # the pictures
 
 
 def markdown(
     systems: Systems, baseline: str, split: str, pictures: Mapping[str, str] | None = None, title: str = TITLE
 ) -> str:
-    """The whole page; ``pictures`` holds the addresses of those that there are."""
+    """The whole page; ``pictures`` maps the pictures that there are to their addresses."""
     shown = pictures or {}
-    parts = [f"# {title}", "Written by `cllmfs report` from the results; change those, not this page."]
+    parts = [f"# {title}", "`cllmfs report` wrote this page from the results; edit those, not this page."]
     if measured(systems)[1]:
         parts += [
-            f"Strict micro-F1 in per cent (exact start, end and label; all types on every sentence of the {split} "
-            "split): mean ± sd over supports, their number in brackets. k: mentions of each type in a support, at "
-            "least. One system less another is a mean over the supports that both have. "
-            f"A dash ({MISSING}) was not measured. Averages are over all data sets that were measured at this k; a "
-            "system that lacks one of them has none.",
-            pipes(readable(table(systems, baseline))),
+            "Strict micro-F1 in percent: start, end and label must be exact. All types of a data set are asked of "
+            f"{_sentences(systems, split)}. Each cell is the mean ± sd over support sets, with their number in "
+            "parentheses. k is the minimum number of mentions of each type in a support set. The difference between "
+            f"two systems is a mean over the support sets that both have. {tables.MISSING} means not measured. An "
+            "average is over all data sets measured at this k; a system that lacks one of them has no average.",
+            pipes(fit_to_page(tables.f1_table(systems, baseline))),
         ]
     if CURVES in shown:
-        parts.append(f"![Strict F1 over k, a panel for each data set]({shown[CURVES]})")
-        left_out = f" Of the systems the first {len(STYLES)}." if len(systems) > len(STYLES) else ""
-        parts.append(f"Bands: ± sd over supports. Dashed: zero-shot. Each panel has its own scale, from 0.{left_out}")
-    parts += _differences_part(systems, baseline, shown.get(DISTANCES))
-    if episodes := episode_table(systems):
-        parts.append("## Episodes")
-        parts.append(
-            "F1 in per cent from the sums of all episodes' counts, their number in brackets: Few-NERD's metric (runs "
-            "of one type over all query sentences joined) / the strict one of single sentences."
-        )
-        parts.append(pipes(readable(episodes)))
-    if calibration := calibration_table(systems):
-        parts.append("## Calibration")
-        parts.append(
-            "Expected calibration error of the predicted spans' confidences, in [0, 1]: 0 is best. k 0 is zero-shot."
-        )
-        parts.append(pipes(readable(calibration)))
-    if DIAGRAMS in shown:
-        alt = "Share of spans that are right over their confidence, a panel for each data set"
-        parts.append(f"![{alt}]({shown[DIAGRAMS]})")
-        parts.append("Spans of all supports together; bins of few spans are left out. On the dashed line: calibrated.")
-    if seconds := costs(systems):
-        parts.append("## Time")
-        parts.append("Medians over all runs on a CPU, whatever else the machine was doing: orders of magnitude.")
-        parts.append(pipes(readable(seconds)))
-    if TIMES in shown:
-        parts.append(f"![Strict F1 over seconds of learning, a panel for each data set]({shown[TIMES]})")
-        parts.append("Numbers beside the points: k.")
-    if strings := paper_line_table(systems):
-        parts.append("## The paper line's protocol")
-        parts.append(f"F1 in per cent of the runs whose results hold it: {PAPER_LINE_NOTE}.")
-        parts.append(pipes(readable(strings)))
+        parts.append(f"![Strict F1 over the number of shots, one panel for each data set]({shown[CURVES]})")
+        parts.append("Bars: ± sd over support sets. Each panel has its own scale, which begins at 0.")
+    parts += _differences_part(systems, baseline, shown.get(DIFFERENCES))
+    parts += _section(
+        "Episodes",
+        "F1 in percent, computed from the summed counts of all episodes, with their number in parentheses: first "
+        "Few-NERD's metric, which reads runs of one type over all query sentences joined, then the strict metric.",
+        tables.episode_table(systems),
+    )
+    parts += _section(
+        "Calibration",
+        "Expected calibration error of the confidences of predicted spans, in [0, 1]; 0 is best. k = 0 is zero-shot.",
+        tables.calibration_table(systems),
+    )
+    parts += _section(
+        "Time",
+        "Medians over all runs on a CPU that had other work as well; they only show orders of magnitude.",
+        tables.costs(systems),
+    )
+    parts += _section(
+        "The paper line's protocol",
+        f"F1 in percent of the runs whose results include it: {PAPER_LINE_NOTE}.",
+        tables.paper_line_table(systems),
+    )
     return "\n\n".join(parts) + "\n"
 
 
+def _sentences(systems: Systems, split: str) -> str:
+    limits = {run.limit for runs in systems.values() for run in runs if run.limit is not None}
+    return f"{f'the first {max(limits)} sentences' if limits else 'every sentence'} of the {split} split"
+
+
+def _section(title: str, explanation: str, rows: list[list[str]]) -> list[str]:
+    return [f"## {title}", explanation, pipes(fit_to_page(rows))] if rows else []
+
+
 def _differences_part(systems: Systems, baseline: str, picture: str | None) -> list[str]:
-    rows = differences(systems, baseline)
+    rows = tables.differences(systems, baseline)
     if not rows:
         return []
     parts = [
         f"## Differences from {baseline}",
-        "In points, over the supports that both have: the mean over data sets of the mean over supports, with the 95 % "
-        "interval of a bootstrap that draws the supports of each data set anew. Few supports make it too narrow; there "
-        "is none where a data set has one. Boundary F1 ignores labels; right types are those of spans with right "
-        "boundaries.",
+        "In points, over the support sets that both systems have: the mean over data sets of the mean over support "
+        "sets, with the 95 % interval of a bootstrap that resamples the support sets of each data set. The interval is "
+        "too narrow where there are few support sets, and missing where a data set has only one. Boundary F1 ignores "
+        "labels; correct types is the share of correct labels among the spans with correct boundaries.",
         pipes(rows),
     ]
     return [*parts, f"![Differences in strict F1 with their intervals]({picture})"] if picture else parts
 
 
 def pipes(rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, the head first; all columns but the first are set to the right."""
+    """A Markdown table whose first row is the head; all columns but the first are aligned to the right."""
     head, *body = [[text.replace("|", "\\|") for text in row] for row in rows]
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *body]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def readable(rows: list[list[str]]) -> list[list[str]]:
-    """A table with a column for each system, or turned, if it had many columns and few rows: then a row for each."""
+def fit_to_page(rows: list[list[str]]) -> list[list[str]]:
+    """A table with one column for each system, or transposed if it has too many columns and few rows."""
     head, *body = rows
-    if len(head) <= max(_WIDEST, len(rows)):
+    if len(head) <= max(_MOST_COLUMNS, len(rows)):
         return rows
-    turned = [["system", *(f"{name}, k = {k}" for name, k, *_ in body)]]
-    return turned + [[head[column], *(row[column] for row in body)] for column in range(2, len(head))]
+    transposed = [["system", *(f"{name}, k = {k}" for name, k, *_ in body)]]
+    return transposed + [[head[column], *(row[column] for row in body)] for column in range(2, len(head))]
 
 
 def ordered(systems: Systems, first: Sequence[str]) -> dict[str, Sequence[Run]]:
-    """The systems named first, in that order, then the others.
-
-    Raises:
-        ConfigError: if a name is no system's.
-    """
-    known(systems, first)
+    """The systems named first, in that order, then the others; raises ConfigError if a name is unknown."""
+    refuse_unknown(systems, first)
     return {name: systems[name] for name in dict.fromkeys([*first, *systems])}
 
 
-def known(systems: Systems, names: Sequence[str]) -> None:
-    """Raise :class:`~cllmfs.errors.ConfigError` if a name is no system's."""
+def refuse_unknown(systems: Systems, names: Sequence[str]) -> None:
+    """Raise :class:`~cllmfs.errors.ConfigError` if one of the names is not a system with results."""
     if unknown := [name for name in names if name not in systems]:
         raise ConfigError(f"there is no result of {unknown[0]!r}; there are {', '.join(map(repr, systems)) or 'none'}")
 
@@ -133,54 +123,43 @@ def write_report(
     split: str = "test",
     order: Sequence[str] = (),
     baseline: str | None = None,
+    curves: Sequence[str] = (),
     plot: bool = True,
     title: str = TITLE,
 ) -> None:
     """Write the page, and its pictures beside it.
 
     Args:
-        results: a results folder.
-        output: the page's file, whose folder is made if need be; pictures are named after it.
-        split: which split's results.
+        output: the file of the page; its folder is made if it does not exist, and pictures are named after the file.
+        split: the split whose results are reported.
         order: systems that come first.
-        baseline: system with which all are compared; the second, if none is named.
-        plot: draw the pictures.
-        title: the page's heading.
+        baseline: the system that all others are compared with; the second one if not given.
+        curves: systems whose learning curves are drawn; the first ones if empty.
 
     Raises:
-        DataError: if the results cannot be read or compared, or there is none with shots.
-        ConfigError: if a name in ``order`` or the baseline's is no system's, or the pictures cannot be drawn.
+        DataError: if the results cannot be read or compared, or none of them has shots.
+        ConfigError: if a name in ``order`` or ``curves`` or the baseline is unknown, or a picture cannot be drawn.
     """
     systems = ordered(read_results(results, split), order)
-    known(systems, [] if baseline is None else [baseline])
-    check(systems)
+    refuse_unknown(systems, [*curves, *([] if baseline is None else [baseline])])
+    refuse_unequal(systems)
     if not any(run.k for runs in systems.values() for run in runs):
         raise DataError(f"{results} must hold results with shots, got none of the {split} split")
     baseline = baseline or list(systems)[min(1, len(systems) - 1)]
     page = Path(output)
     page.parent.mkdir(parents=True, exist_ok=True)
-    pictures = _draw(systems, baseline, page) if plot else {}
+    drawn = {name: systems[name] for name in curves or list(systems)[:MOST_CURVES]}
+    pictures = _draw(systems, baseline, drawn, page) if plot else {}
     page.write_text(markdown(systems, baseline, split, pictures, title), encoding="utf-8")
 
 
-def _draw(systems: Systems, baseline: str, page: Path) -> dict[str, str]:
-    """Draw the pictures that the results allow; their names."""
-    confident = next((runs for runs in systems.values() if any(run.bins for run in runs)), [])
-    paths = {CURVES: page.with_suffix(".png")}
-    paths |= {kind: page.with_name(f"{page.stem}_{kind}.png") for kind in (DISTANCES, DIAGRAMS, TIMES)}
-    drawn = []
-    ks = measured(systems)[1]
-    curves = len(ks) > 1 or bool(ks and len(systems) <= len(STYLES))  # a k of many systems is a table's matter
-    if curves:
-        plot_curves(systems, paths[CURVES])
-        drawn.append(CURVES)
+def _draw(systems: Systems, baseline: str, drawn: Systems, page: Path) -> dict[str, str]:
+    """Draw the pictures that the results allow; returns their file names."""
+    pictures = {}
+    if len(measured(drawn)[1]) > 1:  # a single k is shown well enough by the table
+        pictures[CURVES] = page.with_suffix(".png").name
+        plot_curves(drawn, page.with_suffix(".png"))
     if compared(systems, baseline):
-        plot_differences(systems, baseline, paths[DISTANCES])
-        drawn.append(DISTANCES)
-    if confident:
-        plot_reliability(confident, paths[DIAGRAMS])
-        drawn.append(DIAGRAMS)
-    if curves and any(timed(runs, dataset) for runs in systems.values() for dataset in measured(systems)[0]):
-        plot_times(systems, paths[TIMES])
-        drawn.append(TIMES)
-    return {kind: paths[kind].name for kind in drawn}
+        pictures[DIFFERENCES] = f"{page.stem}_{DIFFERENCES}.png"
+        plot_differences(systems, baseline, page.with_name(pictures[DIFFERENCES]))
+    return pictures

@@ -1,7 +1,8 @@
-"""Runs a benchmark: every cell once, one JSON file for each, so that a stopped job goes on where it was.
+"""Runs a benchmark: each planned run once, with one JSON file as its result, so that a stopped benchmark can go on.
 
-A cell's system runs in a process of its own and answers every text of the split, all types asked; what it answers is
-scored here, by one scorer for all. Knows data sets, tasks and scores; knows nothing of what a system is made of.
+The system of a run works in a process of its own and answers every text of the split for all types; its answers are
+scored here, with the same scorer for all systems. Knows data sets, tasks and scores; knows nothing of how a system
+works.
 """
 
 from __future__ import annotations
@@ -14,29 +15,29 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from cllmfs.benchmark.config import BenchmarkConfig, Cell, DataSource, filled
+from cllmfs.benchmark.config import BenchmarkConfig, DataSource, PlannedRun, fill_placeholders
 from cllmfs.benchmark.task import Task, read_answer, write_task
 from cllmfs.datasets.episodes import episode_counts, read_episodes
 from cllmfs.datasets.sampling import Episode, sample_episode, sample_k_shot, shortfalls
-from cllmfs.datasets.splits import below, load_split, without_twins
-from cllmfs.decoding.calibration import expected_calibration_error, reliability
+from cllmfs.datasets.splits import load_split, resolve, without_duplicates
 from cllmfs.errors import ConfigError, DataError, ModelError
-from cllmfs.evaluation import evaluate_spans
-from cllmfs.formats.writing import read_examples
-from cllmfs.schema import Document, Example, LabelSet
+from cllmfs.evaluation import evaluate_spans, expected_calibration_error, reliability
+from cllmfs.files import whole_file
+from cllmfs.formats import read_examples
+from cllmfs.schema import Document, Example, LabelSet, mentions
 
-_KEPT_LINES = 5  # of what a system that failed said last
+_SHOWN_LINES = 5  # of the error output of a system that failed
 
 
 @dataclass(frozen=True)
 class _Loaded:
-    """A data set or an episode: sentences to draw shots from, sentences to score, and all types."""
+    """A data set or an episode: the sentences that shots come from, the sentences that are scored, and all types."""
 
     pool: list[Example]
     scored: list[Example]
@@ -44,195 +45,183 @@ class _Loaded:
 
 
 class Benchmark:
-    """A benchmark on its way.
+    """A benchmark whose runs can be made.
 
     Args:
-        config: what to run.
-        data: folder of the data sets.
-        output: folder of the results, a file for each cell.
-        values: of the placeholders in the systems' commands.
+        data: the folder of the data sets.
+        output: the folder of the results, with one file for each run.
+        here: the folder of the configuration. Systems can import modules from ``{root}``, the first folder from there
+            upwards that is not a package.
+        values: the values of further placeholders in the systems' commands.
     """
 
-    def __init__(self, config: BenchmarkConfig, data: Path, output: Path, values: Mapping[str, str]) -> None:
-        self.config = config
-        self.data = data
-        self.output = output
-        self.values = {"python": sys.executable, **values}
-        self._splits: dict[tuple[str, str], list[Example]] = {}  # by path and name; many episodes may be of one
+    def __init__(
+        self, config: BenchmarkConfig, data: Path, output: Path, here: Path, values: Mapping[str, str] | None = None
+    ) -> None:
+        self.config, self.data, self.output = config, data, output
+        here = root = here.resolve()
+        while (root / "__init__.py").is_file():
+            root = root.parent
+        self.values = {"python": sys.executable, "here": str(here), "root": str(root), **(values or {})}
         self._loaded: dict[str, _Loaded] = {}
-        self._drawn: dict[tuple[str, int, int], list[Example]] = {}  # all systems learn from the same
-        self._episodes: dict[Path, list[Episode]] = {}
+        self._load_split = cache(load_split)  # many episodes may share a split
+        self._read_episodes = cache(read_episodes)
+        self._drawn = cache(self._draw)
 
-    def open_cells(self, systems: Sequence[str] = ()) -> list[Cell]:
-        """The cells that have no result yet, in order.
-
-        Args:
-            systems: of these systems only, if any is named.
+    def open_runs(self, systems: Sequence[str] = ()) -> list[PlannedRun]:
+        """The planned runs of the given systems (of all if empty) that have no result yet, in order.
 
         Raises:
-            ConfigError: if a system is unknown, or a result is of other settings.
+            ConfigError: if a system is unknown, or a result was made with other settings.
         """
         if unknown := [name for name in systems if name not in self.config.systems]:
             raise ConfigError(f"there is no system {unknown[0]!r}; there are {', '.join(self.config.systems)}")
-        return [
-            cell for cell in self.config.cells if (not systems or cell.system in systems) and not self._is_done(cell)
-        ]
+        return [run for run in self.config.runs if (not systems or run.system in systems) and not self._is_done(run)]
 
-    def check(self, cells: Iterable[Cell]) -> None:
-        """See that all that the cells need is there, before hours are spent on some of them.
+    def verify(self, runs: Iterable[PlannedRun]) -> None:
+        """Check that everything that the runs need is there, before hours are spent on some of them.
 
         Raises:
-            ConfigError: if a placeholder of a command has no value, or a data set's name is wrong.
-            DataError: if a data set or a support set cannot be read, or a licence must be accepted first.
+            ConfigError: if a placeholder of a command has no value, or the name of a data set is wrong.
+            DataError: if a data set or a support set cannot be read, or a license must be accepted first.
         """
-        for cell in cells:
-            filled(self.config.systems[cell.system].command, self.values)
-            self.shots(cell)
+        for run in runs:
+            self._command(run)
+            self.shots(run)
 
-    def path(self, cell: Cell) -> Path:
-        """The file of a cell's result."""
-        return result_path(self.output, cell, self.config.split)
+    def path(self, run: PlannedRun) -> Path:
+        """The file of a run's result."""
+        return result_path(self.output, run, self.config.split)
 
-    def _is_done(self, cell: Cell) -> bool:
-        path = self.path(cell)
+    def _command(self, run: PlannedRun) -> list[str]:
+        return fill_placeholders(self.config.systems[run.system].arguments, self.values)
+
+    def _is_done(self, run: PlannedRun) -> bool:
+        path = self.path(run)
         if not path.is_file():
             return False
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            same = (record["command"], record["limit"]) == (
-                list(self.config.systems[cell.system].command),
-                self.config.limit,
-            )
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f"{path} is no result of a benchmark ({error!r}); take it away") from error
-        if not same:
-            raise ConfigError(f"{path} is the result of another command or limit; take it away, or write elsewhere")
+            result = json.loads(path.read_text(encoding="utf-8"))
+            expected = self.config.systems[run.system].record()
+            differs = result["limit"] != self.config.limit or any(result.get(k) != v for k, v in expected.items())
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ConfigError(f"{path} is not the result of a benchmark ({error!r}); move it away") from error
+        if differs:
+            hint = "move it away or choose another folder"
+            raise ConfigError(f"{path} was made with another command, base, setting or limit; {hint}")
         return True
 
-    def run(self, cell: Cell) -> dict[str, Any]:
-        """Run a cell and write its result.
+    def make(self, run: PlannedRun) -> dict[str, Any]:
+        """Make a run and write its result.
 
         Raises:
-            ConfigError, DataError: as :meth:`check`.
+            ConfigError, DataError: as :meth:`verify`.
             ModelError: if the system fails, or its answer cannot be read.
         """
-        system, loaded, shots = self.config.systems[cell.system], self._load(cell), self.shots(cell)
+        loaded, shots = self._load(run), self.shots(run)
         texts = tuple(Example(text.text, (), text.token_offsets) for text in loaded.scored)
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place)
-            write_task(folder, Task(tuple(shots), texts, loaded.labels, cell.seed))
+            write_task(folder, Task(tuple(shots), texts, loaded.labels, run.seed))
             began = time.monotonic()
-            _call([*filled(system.command, self.values), str(folder)])
+            _call([*self._command(run), str(folder)], self.values["root"])
             seconds = time.monotonic() - began
             try:
                 documents, facts = read_answer(folder, texts)
             except DataError as error:
-                raise ModelError(f"{cell.system}: {error}") from error
+                raise ModelError(f"{run.system}: {error}") from error
         scores = evaluate_spans(loaded.scored, documents, loaded.labels, scenarios=False).to_dict()
-        if self.config.source(cell.dataset).episodic:
+        if self.config.source(run.dataset).episodic:
             scores["episode"] = episode_counts(loaded.scored, documents).to_dict()
         record = {
-            **dict(zip(("system", "dataset", "k", "seed"), cell, strict=True)),
+            **run._asdict(),
             "split": self.config.split,
             "limit": self.config.limit,
-            "command": list(system.command),
-            "shots": shots_record(shots, loaded.pool, loaded.scored, cell.k),
+            **self.config.systems[run.system].record(),
+            "shots": shots_record(shots, loaded.pool, loaded.scored, run.k),
             "scores": scores,
             "confidence": confidence_record(loaded.scored, documents),
             "process_seconds": round(seconds, 2),
             **facts,
         }
-        write_result(self.path(cell), record)
+        write_result(self.path(run), record)
         return record
 
-    def shots(self, cell: Cell) -> list[Example]:
-        """The support set of a cell; empty for k 0.
+    def shots(self, run: PlannedRun) -> list[Example]:
+        """The support set of a run, empty if it is zero-shot; raises DataError if it cannot be drawn or read."""
+        return self._drawn(run._replace(system="")) if run.k else []  # all systems learn from the same shots
 
-        Raises:
-            DataError: if it cannot be drawn or read.
-        """
-        support = (cell.dataset, cell.k, cell.seed)
-        if support not in self._drawn:
-            self._drawn[support] = self._draw(cell) if cell.k else []
-        return self._drawn[support]
-
-    def _draw(self, cell: Cell) -> list[Example]:
-        source = self.config.source(cell.dataset)
+    def _draw(self, run: PlannedRun) -> list[Example]:
+        source = self.config.source(run.dataset)
         if source.episodic:
-            return self._load(cell).pool
+            return self._load(run).pool
         if source.supports:
-            return self._published(source, cell)
-        return sample_k_shot(self._load(cell).pool, cell.k, cell.seed)
+            return self._published(source, run)
+        return sample_k_shot(self._load(run).pool, run.k, run.seed)
 
-    def _published(self, source: DataSource, cell: Cell) -> list[Example]:
-        path = self.data / source.supports.format(k=cell.k, seed=cell.seed)
-        shots, known = [_renamed(shot, source.rename) for shot in read_examples(path)], self._load(cell).labels
+    def _published(self, source: DataSource, run: PlannedRun) -> list[Example]:
+        path = self.data / source.supports.format(k=run.k, seed=run.seed)
+        shots, known = [_renamed(shot, source.rename) for shot in read_examples(path)], self._load(run).labels
         if unknown := sorted({label for shot in shots for label in shot.labels} - set(known)):
             raise DataError(
-                f"the shots have labels of {cell.dataset} ({', '.join(known)}), got {unknown[0]!r}; name what it is "
-                f"called there in [data.{cell.dataset}]: rename = {{ {unknown[0]} = ... }}",
+                f"the labels of the shots must be labels of {run.dataset} ({', '.join(known)}), got {unknown[0]!r}; if "
+                f"that is another name of one of them, add to [data.{run.dataset}]: rename = {{ {unknown[0]} = ... }}",
                 source=str(path),
             )
         return shots
 
-    def _load(self, cell: Cell) -> _Loaded:
-        source = self.config.source(cell.dataset)
+    def _load(self, run: PlannedRun) -> _Loaded:
+        source = self.config.source(run.dataset)
         if source.episodic:
-            episode = self._episode(source, cell)
+            episode = self._episode(source, run)
             return _Loaded(list(episode.support), list(episode.query), episode.labels)
-        if cell.dataset not in self._loaded:
+        if run.dataset not in self._loaded:
             train, scored = (self._split(source, split) for split in ("train", self.config.split))
             labels = tuple(LabelSet.of_examples([*train, *scored]))
-            self._loaded[cell.dataset] = _Loaded(without_twins(train), scored[: self.config.limit], labels)
-        return self._loaded[cell.dataset]
+            self._loaded[run.dataset] = _Loaded(without_duplicates(train), scored[: self.config.limit], labels)
+        return self._loaded[run.dataset]
 
     def _split(self, source: DataSource, split: str) -> list[Example]:
-        key = (source.path, split)
-        if key not in self._splits:
-            place = below(self.data, source.path)
-            self._splits[key] = load_split(place, split, licence_accepted=source.licence_accepted)
-        return self._splits[key]
+        place = resolve(self.data, source.path)
+        return self._load_split(place, split, license_accepted=source.license_accepted)
 
-    def _episode(self, source: DataSource, cell: Cell) -> Episode:
+    def _episode(self, source: DataSource, run: PlannedRun) -> Episode:
         if source.n_way:
-            pool = without_twins(self._split(source, self.config.split))
-            return sample_episode(pool, source.n_way, cell.k, cell.seed, queries=source.queries)
-        path = self.data / source.episodes.format(k=cell.k)
-        if path not in self._episodes:
-            self._episodes[path] = read_episodes(path)
-        episodes = self._episodes[path]
-        if cell.seed >= len(episodes):
-            raise DataError(f"there are {len(episodes)} episodes, counted from 0, got {cell.seed}", source=str(path))
-        return episodes[cell.seed]
+            pool = without_duplicates(self._split(source, self.config.split))
+            return sample_episode(pool, source.n_way, run.k, run.seed, queries=source.queries)
+        path = self.data / source.episodes.format(k=run.k)
+        episodes = self._read_episodes(path)
+        if run.seed >= len(episodes):
+            rule = f"the number of an episode must be below {len(episodes)}, the number of episodes"
+            raise DataError(f"{rule}, got {run.seed}", source=str(path))
+        return episodes[run.seed]
 
 
 def _renamed(example: Example, names: Mapping[str, str]) -> Example:
     return replace(example, spans=tuple(replace(s, label=names.get(s.label, s.label)) for s in example.spans))
 
 
-def result_path(output: Path, cell: Cell, split: str) -> Path:
-    """Where a cell's result lies in the results folder."""
-    system, dataset = (re.sub(r"[^A-Za-z0-9.]+", "_", name).strip("_").lower() for name in (cell.system, cell.dataset))
-    return output / system / dataset / f"{split}-{cell.k}-shot-{cell.seed}.json"
+def result_path(output: Path, run: PlannedRun, split: str) -> Path:
+    """The file of a run's result in the results folder."""
+    system, dataset = (re.sub(r"[^A-Za-z0-9.]+", "_", name).strip("_").lower() for name in (run.system, run.dataset))
+    return output / system / dataset / f"{split}-{run.k}-shot-{run.seed}.json"
 
 
 def write_result(path: Path, record: Mapping[str, Any]) -> None:
-    """Write a result; it appears whole or not at all."""
+    """Write a result; the file appears complete or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
-    partial.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    with whole_file(path) as file:
+        file.write((json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def shots_record(
     shots: Sequence[Example], pool: Sequence[Example], scored: Sequence[Example], k: int
 ) -> dict[str, Any]:
-    """What is kept of a support set: counts and a digest, no text."""
+    """What a result states about a support set: counts and a digest, but no text."""
     known = {example.text for example in scored}
-    mentions = Counter(span.label for shot in shots for span in shot.spans)
     return {
         "sentences": len(shots),
-        "mentions": dict(sorted(mentions.items())),
+        "mentions": dict(sorted(mentions(shots).items())),
         "shortfalls": shortfalls(pool, shots, k) if k else {},
         "in_split": sum(shot.text in known for shot in shots),
         "sha256": hashlib.sha256(json.dumps([shot.to_dict() for shot in shots]).encode()).hexdigest(),
@@ -240,27 +229,24 @@ def shots_record(
 
 
 def confidence_record(gold: Sequence[Example], documents: Sequence[Document]) -> dict[str, Any] | None:
-    """Calibration error and reliability of the answered spans; ``None`` if a span has no score."""
+    """Calibration error and reliability of the predicted spans; ``None`` if a span has no score."""
     if any(span.score is None for document in documents for span in document.spans):
         return None
-    bins = reliability(_confidences(gold, documents))
+    pairs = zip(gold, documents, strict=True)
+    bins = reliability((span.score or 0.0, span in text.spans) for text, document in pairs for span in document.spans)
     return {
         "ece": round(expected_calibration_error(bins), 4),
         "bins": [[*one[:3], round(one.confidence, 4), round(one.accuracy, 4)] for one in bins],
     }
 
 
-def _confidences(gold: Iterable[Example], documents: Iterable[Document]) -> Iterator[tuple[float, bool]]:
-    for example, document in zip(gold, documents, strict=True):
-        right = {span.key for span in example.spans}
-        yield from ((span.score or 0.0, span.key in right) for span in document.spans)
-
-
-def _call(command: Sequence[str]) -> None:
+def _call(command: Sequence[str], root: str) -> None:
+    """Run a system; it can import modules from ``root``, whatever the working directory is."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace")
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment)
     except OSError as error:
-        raise ModelError(f"the system cannot be started: {error}; mend its command") from error
+        raise ModelError(f"the system cannot be started: {error}; correct its command") from error
     if done.returncode:
-        said = "\n".join(done.stderr.strip().splitlines()[-_KEPT_LINES:])
-        raise ModelError(f"the system ended with {done.returncode}: {said or 'it said nothing'}")
+        shown = "\n".join(done.stderr.strip().splitlines()[-_SHOWN_LINES:])
+        raise ModelError(f"the system ended with exit status {done.returncode}: {shown or 'no error output'}")

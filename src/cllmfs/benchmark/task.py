@@ -1,18 +1,21 @@
-"""How a benchmark and a system talk: a folder with shots and texts, and in it the system's spans and facts.
+"""The folder through which a benchmark and a system communicate.
+
+The benchmark writes the first three files, the system the last two:
 
     task.json    {"labels": [...], "seed": 0}
     shots.jsonl  {"text": "...", "tokens": [[0, 3], ...], "spans": [{"start": 0, "end": 3, "label": "..."}]}
     texts.jsonl  {"text": "...", "tokens": [[0, 3], ...]}
-    spans.jsonl  {"spans": [{"start": 0, "end": 3, "label": "...", "score": 0.9}]}, a line for each text, by the system
-    facts.json   {"seconds": {"train": 1.0, "predict": 2.0}, "peak_megabytes": 300, "versions": {...}, ...}, likewise;
-                 "device" is the type of a torch device; cpu, if it is not there
+    spans.jsonl  {"spans": [{"start": 0, "end": 3, "label": "...", "score": 0.9}]}, one line for each text
+    facts.json   {"seconds": {"train": 1.0, "predict": 2.0}, "peak_megabytes": 300, "versions": {...}, ...}; "device" is
+                 the type of a torch device, and cpu if it is missing
 
-All offsets are code points, the end exclusive. A system is any program that reads the first three and writes the last
-two. Knows this folder; needs nothing but Python, so that a peer's environment can import it.
+All offsets count code points, and the end is exclusive. A system is any program that takes this folder as its last
+argument. Knows this folder; needs nothing but Python, so that it can be imported in the environment of any system.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import resource
 import sys
@@ -31,13 +34,13 @@ Model = TypeVar("Model")
 
 @dataclass(frozen=True)
 class Task:
-    """What a system is given.
+    """The input of a system.
 
     Attributes:
-        shots: labelled sentences; none for an answer without shots.
-        texts: sentences to answer, without spans.
+        shots: labeled sentences; none if the system is to predict zero-shot.
+        texts: the sentences to predict, without spans.
         labels: all types of the data set.
-        seed: of whatever is random in the system.
+        seed: the seed of everything random in the system.
     """
 
     shots: tuple[Example, ...]
@@ -47,7 +50,7 @@ class Task:
 
 
 def write_task(folder: Path, task: Task) -> None:
-    """Write what the system reads."""
+    """Write the files that the system reads."""
     (folder / "task.json").write_text(json.dumps({"labels": task.labels, "seed": task.seed}), encoding="utf-8")
     shots = ({**_given(shot), "spans": [span.to_dict() for span in shot.spans]} for shot in task.shots)
     _write_lines(folder / "shots.jsonl", shots)
@@ -67,7 +70,7 @@ def _read_lines(path: Path) -> list[Any]:
 
 
 def read_task(folder: Path) -> Task:
-    """Read what :func:`write_task` wrote."""
+    """Read the files that :func:`write_task` wrote."""
     facts = json.loads((folder / "task.json").read_text(encoding="utf-8"))
     shots, texts = (tuple(map(_example, _read_lines(folder / f"{name}.jsonl"))) for name in ("shots", "texts"))
     return Task(shots, texts, tuple(facts["labels"]), facts["seed"])
@@ -79,65 +82,67 @@ def _example(record: Mapping[str, Any]) -> Example:
 
 
 def read_answer(folder: Path, texts: Sequence[Example]) -> tuple[list[Document], dict[str, Any]]:
-    """The system's spans of each text, and its facts; no facts if it wrote none.
+    """The spans that the system predicted for each text, and its facts, which may be missing.
 
     Raises:
-        DataError: if there is no answer, or not one for each text.
+        DataError: if there is no answer, or not one line for each text.
     """
-    path = folder / "spans.jsonl"
     try:
-        records = _read_lines(path)
         found = [
             tuple(Span(s["start"], s["end"], s["label"], s.get("score"), s.get("text")) for s in record["spans"])
-            for record in records
+            for record in _read_lines(folder / "spans.jsonl")
         ]
         written = folder / "facts.json"
         facts = json.loads(written.read_text(encoding="utf-8")) if written.is_file() else {}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"a system must write spans.jsonl as said in cllmfs.benchmark.task, got {error!r}") from error
+        message = f"a system must write spans.jsonl as cllmfs.benchmark.task describes it, got {error!r}"
+        raise DataError(message) from error
     if len(found) != len(texts):
-        raise DataError(f"a system must answer every text, got {len(found)} lines of spans for {len(texts)} texts")
+        got = f"got {len(found)} lines for {len(texts)} texts"
+        raise DataError(f"a system must write one line of spans for each text, {got}")
     return [Document(text.text, spans) for text, spans in zip(texts, found, strict=True)], facts
 
 
 def serve(
-    folder: Path,
-    learn: Callable[[Task], Model],
+    parser: argparse.ArgumentParser,
+    learn: Callable[[Task, argparse.Namespace], Model],
     predict: Callable[[Model, Sequence[Example]], Sequence[Document]],
-    facts: Callable[[Model, Task], Mapping[str, Any]],
+    facts: Callable[[Model, Task, argparse.Namespace], Mapping[str, Any]],
     packages: Sequence[str],
 ) -> None:
-    """Do a task: learn, answer, and write both with the seconds that they took.
+    """Run a Python program as a system: learn from the task, predict its texts, and write the spans and the facts.
 
     Args:
-        folder: the task.
-        learn: makes a model of the task's shots.
-        predict: the spans of each text, in order.
-        facts: what else is kept of the model and its task, JSON-ready.
-        packages: distributions whose versions are kept.
+        parser: the options of the program; the task folder is added to them.
+        learn: makes a model from the task's shots and the options.
+        predict: returns the documents of the texts, in order.
+        facts: returns further facts about the model, ready for JSON.
+        packages: the packages whose versions are recorded.
     """
-    task = read_task(folder)
+    parser.add_argument("task", type=Path, help="the task folder, see cllmfs.benchmark.task")
+    arguments = parser.parse_args()
+    task = read_task(arguments.task)
     began = time.perf_counter()
-    model = learn(task)
+    model = learn(task, arguments)
     learned = time.perf_counter()
     documents = predict(model, task.texts)
     finished = time.perf_counter()
     record = {
-        **facts(model, task),
+        **facts(model, task, arguments),
         "seconds": {"train": round(learned - began, 2), "predict": round(finished - learned, 2)},
         "peak_megabytes": round(peak_megabytes()),
         "versions": {package: version(package) for package in packages},
     }
-    (folder / "facts.json").write_text(json.dumps(record), encoding="utf-8")
-    _write_lines(folder / "spans.jsonl", ({"spans": [s.to_dict() for s in one.spans]} for one in documents))
+    (arguments.task / "facts.json").write_text(json.dumps(record), encoding="utf-8")
+    _write_lines(arguments.task / "spans.jsonl", ({"spans": [s.to_dict() for s in one.spans]} for one in documents))
 
 
 def peak_megabytes() -> float:
-    """The largest resident size of this process so far."""
-    # Linux hands ru_maxrss on to the programs that a process starts: a small one would show its large parent's peak.
+    """The largest resident set size of this process so far."""
+    # On Linux, ru_maxrss is inherited by a started program: a small one would report the peak of its large parent.
     status = Path("/proc/self/status")
     if status.is_file():
         line = next(line for line in status.read_text(encoding="ascii").splitlines() if line.startswith("VmHWM:"))
         return int(line.split()[1]) / 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1024 if sys.platform != "darwin" else 1024 * 1024)
+    return peak / (1024 if sys.platform != "darwin" else 1024 * 1024)  # macOS counts bytes, others kibibytes

@@ -1,0 +1,1 @@
+"""What the contrastive objective contributes, in the base, in tuning and in the votes."""

@@ -1,0 +1,1 @@
+"""Pictures of hidden states with and without the contrastive objective."""

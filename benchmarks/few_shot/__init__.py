@@ -1,0 +1,1 @@
+"""The few-shot benchmark and the systems that cllmfs is compared with."""

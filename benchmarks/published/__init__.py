@@ -1,0 +1,1 @@
+"""Published support sets and episodes, for comparison with published figures."""

@@ -1,0 +1,1 @@
+"""Speed and memory of cllmfs and of other ways to do the same work."""
