@@ -1,4 +1,4 @@
-"""How a tokenised sentence is varied: another mention, a typo, natural spacing.
+"""How a tokenized sentence is varied: another mention, a typo, natural spacing.
 
 Works on tokens and token spans (start, end exclusive, label) that are flat and sorted. Knows nothing of files or types.
 """

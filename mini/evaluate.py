@@ -14,49 +14,45 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cllmfs.config import Config
-from cllmfs.decoding.extraction import Extractor
-from cllmfs.decoding.greedy import Request, decode
-from cllmfs.encoding.batches import TypeQuery
-from cllmfs.encoding.tokens import tokenize
-from cllmfs.encoding.windows import resolve_conflicts
+from cllmfs.decoding.calibration import Calibration, ExpectedCalibrations
+from cllmfs.decoding.extraction import resolve_conflicts
+from cllmfs.decoding.greedy import decode
+from cllmfs.encoding.encoder import Encoder
+from cllmfs.encoding.rows import Request
 from cllmfs.evaluation import Counts, evaluate_spans
+from cllmfs.model.backbone import Backbone
 from cllmfs.model.loading import load_backbone
 from cllmfs.schema import Document, Span
-from cllmfs.training.fit import zero_shot_calibration
 from mini.data import Query, held_out_queries, load_sources
 
 
-def score(extractor: Extractor, queries: Sequence[Query]) -> Counts:
+def score(backbone: Backbone, encoder: Encoder, queries: Sequence[Query], calibration: Calibration) -> Counts:
     """Strict counts over the queries' own types."""
-    backbone, trust = extractor.backbone, zero_shot_calibration(extractor.config)
     requests = [
-        Request(
-            tokenize(backbone.tokenizer, query.example.text),
-            tuple(TypeQuery(kind.key, tuple(backbone.prompt.query(kind.name))) for kind in query.types),
-        )
+        Request(encoder.tokenize(query.example.text), tuple(encoder.query(kind.key, kind.name) for kind in query.types))
         for query in queries
     ]
-    answers = decode(
-        backbone, extractor.builder, requests, extractor.config.decode, bidirectional=extractor.bidirectional
-    )
     documents = []
-    for query, request, answer in zip(queries, requests, answers, strict=True):
+    for query, request, answer in zip(queries, requests, decode(backbone, encoder, requests), strict=True):
         scored = [(request.sentence.char_range(span.first, span.last), span) for span in answer]
-        spans = [Span(*place, span.label, trust.confidence(span.score)) for place, span in scored]
-        kept = resolve_conflicts([span for span in spans if (span.score or 0.0) >= trust.threshold], nested=False)
-        documents.append(Document(query.example.text, tuple(kept)))
+        spans = [Span(*place, span.label, calibration.confidence(span.score)) for place, span in scored]
+        kept = [span for span in spans if (span.score or 0.0) >= calibration.threshold]
+        documents.append(Document(query.example.text, tuple(resolve_conflicts(kept, nested=False))))
     examples = [query.example for query in queries]
     labels = sorted({kind.key for query in queries for kind in query.types})
     return evaluate_spans(examples, documents, labels, scenarios=False).micro
 
 
 def evaluate(base: str, data: Path, limit: int) -> dict[str, dict[str, float]]:
-    """Precision, recall, F1 and counts by source, at most ``limit`` sentences of each set and of each sheet."""
-    extractor = Extractor(load_backbone(base), Config())
+    """Precision, recall, F1 and counts by source, for at most ``limit`` sentences of each set and of each sheet."""
+    backbone = load_backbone(base)
+    encoder = backbone.encoder(Config())
+    calibration = ExpectedCalibrations.of_base(backbone.figures, votes=True, source=base).zero_shot
     totals: dict[str, Counts] = {}
     for name, queries in held_out_queries(load_sources(data, written_share=1.0)).items():
         group = f"written: {name.split('/')[0]}" if "/" in name else name
-        totals[group] = totals.get(group, Counts()) + score(extractor, queries[:limit])
+        counts = score(backbone, encoder, queries[:limit], calibration)
+        totals[group] = totals.get(group, Counts()) + counts
     return {group: counts.to_dict() for group, counts in totals.items()}
 
 

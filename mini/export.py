@@ -13,10 +13,11 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from cllmfs.model.loading import PROMPT_FILE, load_backbone
+from cllmfs.model.loading import FIGURES_FILE, PROMPT_FILE, load_backbone
 
 CARD = Path(__file__).with_name("MODEL_CARD.md")
-_KEPT = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", PROMPT_FILE, "README.md")
+_TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
+_KEPT = ("config.json", "model.safetensors", *_TOKENIZER, PROMPT_FILE, FIGURES_FILE, "README.md")
 
 
 def export(run: Path, start: Path, output: Path) -> None:
@@ -33,7 +34,7 @@ def export(run: Path, start: Path, output: Path) -> None:
             names[name].copy_(value)
     output.mkdir(parents=True, exist_ok=True)
     backbone.model.to(torch.bfloat16).save_pretrained(output)
-    for name in ("tokenizer.json", "tokenizer_config.json", PROMPT_FILE):
+    for name in (*_TOKENIZER, PROMPT_FILE):
         shutil.copyfile(start / name, output / name)
     if CARD.is_file():
         shutil.copyfile(CARD, output / "README.md")

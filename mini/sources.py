@@ -1,7 +1,7 @@
 """The training sets of cllmfs-mini: which are allowed, what is kept of them, and what their labels are called.
 
-Refuses a licence off the allow-list and any measuring set; leaves out every sentence that a measuring set holds.
-Knows files and licences. Knows nothing of queries, augmentation or models.
+Refuses a license off the allow-list and any measuring set; leaves out every sentence that a measuring set holds.
+Knows files and licenses. Knows nothing of queries, augmentation or models.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Source:
 
     name: str
     domain: str
-    licence: str
+    license: str
     attribution: str
     weight: float
     split_punctuation: bool
@@ -114,10 +114,10 @@ class Source:
         self.label_steps = [float(step) for step in np.cumsum(roots / roots.sum())]
 
 
-def licence_family(text: str) -> str | None:
-    """The allow-listed family that a licence text opens with, upper-case, or ``None``.
+def license_family(text: str) -> str | None:
+    """The allow-listed family that a license text opens with, upper-case, or ``None``.
 
-    Texts that open well but name a non-commercial, no-derivatives, mixed or missing licence further on are refused too.
+    Texts that open well but name a non-commercial, no-derivatives, mixed or missing license further on are refused too.
     """
     match = _LICENCES.match(text.strip().strip("\"'"))
     if match is None or _RESTRICTED.search(text):
@@ -130,8 +130,8 @@ def is_measuring(name: str) -> bool:
     return any(name.startswith(prefix) if prefix.endswith("_") else name == prefix for prefix in MEASURING)
 
 
-def normalised(tokens: Sequence[str]) -> str:
-    """Letters and digits of a sentence in lower case, so that two tokenisations of a sentence come out the same."""
+def normalized(tokens: Sequence[str]) -> str:
+    """Letters and digits of a sentence in lower case, so that two tokenizations of a sentence come out the same."""
     return _NOT_WORD.sub("", "".join(tokens).lower())
 
 
@@ -150,20 +150,20 @@ def _read_split(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _refuse(name: str, entry: Mapping[str, Any], folder: Path) -> None:
-    """Refuse a measuring set, a licence off the allow-list, and a licence that the set's own META.json contradicts."""
+    """Refuse a measuring set, a license off the allow-list, and a license that the set's own META.json contradicts."""
     if is_measuring(name) or is_measuring(folder.name):
         raise ConfigError(f"the set {folder.name!r} is a measuring set and must not be trained on; take off {name!r}")
-    licence = str(entry.get("licence", "not stated"))
+    license = str(entry.get("license", "not stated"))
     allowed = "CC BY, CC BY-SA, CC0, public domain, MIT, Apache, GENIA"
-    family = licence_family(licence)
+    family = license_family(license)
     if family is None:
-        raise ConfigError(f"the set {name!r} has the licence {licence!r}, which is not allowed; allowed: {allowed}")
+        raise ConfigError(f"the set {name!r} has the license {license!r}, which is not allowed; allowed: {allowed}")
     meta = folder / "META.json"
     if meta.is_file():
         stated = str(json.loads(meta.read_text(encoding="utf-8")).get("licence", "not stated"))
-        if licence_family(stated) != family:
+        if license_family(stated) != family:
             raise ConfigError(
-                f"the set {name!r} is listed as {licence!r}, but its META.json states {stated!r}; allowed: {allowed}"
+                f"the set {name!r} is listed as {license!r}, but its META.json states {stated!r}; allowed: {allowed}"
             )
 
 
@@ -186,7 +186,7 @@ def _check_names(source: Source) -> None:
 
 
 def measuring_texts(data_dir: Path) -> set[str]:
-    """Normalised texts of every measuring set under ``data_dir``.
+    """Normalized texts of every measuring set under ``data_dir``.
 
     Raises:
         DataError: if none is there, for then nothing could be kept out of training.
@@ -195,7 +195,7 @@ def measuring_texts(data_dir: Path) -> set[str]:
     if not folders:
         raise DataError(f"the leak filter needs the measuring sets {MEASURING}, found none in {data_dir}; add them")
     files = [path for folder in folders for path in sorted(folder.glob("*.jsonl"))]
-    return {normalised(record["tokens"]) for path in files for record in _read_split(path)}
+    return {normalized(record["tokens"]) for path in files for record in _read_split(path)}
 
 
 def _clean(record: Mapping[str, Any], source: str) -> TrainingItem | None:
@@ -212,7 +212,7 @@ def _clean(record: Mapping[str, Any], source: str) -> TrainingItem | None:
     ):
         return None
 
-    # A lone "@" or "+" is an artefact of tokenisation; a lone currency sign is a mention.
+    # A lone "@" or "+" is an artefact of tokenization; a lone currency sign is a mention.
     def speaks(start: int, end: int) -> bool:
         return any(char.isalnum() or unicodedata.category(char) == "Sc" for char in "".join(tokens[start:end]))
 
@@ -222,7 +222,7 @@ def _clean(record: Mapping[str, Any], source: str) -> TrainingItem | None:
 def _split_items(
     name: str, entry: Mapping[str, Any], folder: Path, measuring: set[str], report: Report
 ) -> tuple[dict[str, TrainingItem], dict[str, TrainingItem]]:
-    """(training, held-out) items by normalised text; a held-out split wins over a duplicate elsewhere."""
+    """(training, held-out) items by normalized text; a held-out split wins over a duplicate elsewhere."""
     hold: str | int = entry.get("held_out", 0)
     splits = sorted(entry["splits"], key=lambda split: split != hold)
     kept: dict[str, TrainingItem] = {}
@@ -230,7 +230,7 @@ def _split_items(
     for split in splits:
         for record in _read_split(folder / f"{split}.jsonl"):
             report.read += 1
-            text = normalised(record["tokens"])
+            text = normalized(record["tokens"])
             if text in measuring:
                 report.leaked += 1
             elif not text or (item := _clean(record, name)) is None:
@@ -273,7 +273,7 @@ def sheet_source(sheet: Sheet, weight: float, measuring: set[str]) -> Source:
     kept: dict[str, TrainingItem] = {}
     for example in sheet.examples:
         item = _written_item(example, sheet.name)
-        text = normalised(item.tokens)
+        text = normalized(item.tokens)
         report.leaked += text in measuring
         report.duplicate += text in kept
         if text not in measuring:
@@ -300,7 +300,7 @@ def load_sources(
         written_share: draws from the written sheets for each draw from those sets.
 
     Raises:
-        ConfigError: a licence off the allow-list, a measuring set, a label without names, one name for two labels.
+        ConfigError: a license off the allow-list, a measuring set, a label without names, one name for two labels.
         DataError: a missing set or split, or no measuring set to filter by.
     """
     data_dir = Path(data_dir)
@@ -324,7 +324,7 @@ def load_sources(
         source = Source(
             name=name,
             domain=entry["domain"],
-            licence=entry["licence"],
+            license=entry["license"],
             attribution=entry["attribution"],
             weight=float(entry["weight"]),
             split_punctuation=bool(entry.get("split_punctuation", False)),

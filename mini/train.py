@@ -18,12 +18,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from cllmfs.config import LossConfig, TrainConfig
-from cllmfs.encoding.batches import Batch, RowBuilder, TypeQuery, collate, pack
-from cllmfs.encoding.tokens import align, tokenize
-from cllmfs.model.backbone import Backbone
+from cllmfs.config import Config
+from cllmfs.encoding.batches import Batch, collate, pack
+from cllmfs.encoding.encoder import Encoder
+from cllmfs.encoding.rows import Row
 from cllmfs.model.loading import load_backbone
-from cllmfs.training.loop import Optimisation
+from cllmfs.training.loop import Optimization
+from cllmfs.training.recipe import Recipe
 from mini.data import Query, Source, draw, load_sources
 
 CONFIG = Path(__file__).with_name("config.toml")
@@ -50,30 +51,23 @@ def read_settings(path: Path, changes: Sequence[str] = ()) -> dict:
     return settings
 
 
-def rows_of(query: Query, backbone: Backbone, builder: RowBuilder, index: int, limit: int) -> list:
-    """The tree of one drawn query; none if it is longer than ``limit`` tokens or empty."""
-    text = tokenize(backbone.tokenizer, query.example.text)
-    if not len(text) or len(text) > limit:
+def rows_of(query: Query, encoder: Encoder, index: int, longest: int) -> list[Row]:
+    """The tree of one drawn query; none if its sentence is empty or longer than ``longest`` tokens."""
+    text = encoder.tokenize(query.example.text)
+    if not len(text) or len(text) > longest:
         return []
-    spans, _ = align(text, query.example.spans)
-    automaton = builder.automaton(text)
-    queries = []
-    for kind in query.types:
-        gold = automaton.emittable((first, last) for first, last, label in spans if label == kind.key)
-        queries.append(TypeQuery(kind.key, tuple(backbone.prompt.query(kind.name, kind.description)), tuple(gold)))
-    return builder.rows(text, queries, index)
+    gold = encoder.answers(text, query.example.spans)
+    types = [encoder.query(kind.key, kind.name, kind.description, gold.get(kind.key, ())) for kind in query.types]
+    return encoder.rows(text, types, index)
 
 
-def batches_of(
-    step: int, sources: Sequence[Source], backbone: Backbone, builder: RowBuilder, settings: dict
-) -> list[Batch]:
+def batches_of(step: int, sources: Sequence[Source], encoder: Encoder, job: dict) -> list[Batch]:
     """The batches of one step: a function of the step's number alone."""
-    size = settings["sentences_per_step"]
+    size = job["sentences_per_step"]
     rows = []
     for index in range(step * size, (step + 1) * size):
-        query = draw(sources, seed=settings["seed"], index=index)
-        rows += rows_of(query, backbone, builder, index, settings["max_sentence_tokens"])
-    return [collate(group) for group in pack(rows, settings["batch_tokens"])]
+        rows += rows_of(draw(sources, seed=job["seed"], index=index), encoder, index, job["max_sentence_tokens"])
+    return [collate(group) for group in pack(rows, job["batch_tokens"])]
 
 
 def train(data: Path, start: Path, output: Path, settings: dict, stop_after: float, until: int | None) -> None:
@@ -91,28 +85,27 @@ def train(data: Path, start: Path, output: Path, settings: dict, stop_after: flo
     sources = load_sources(data, written_share=settings["job"]["written_share"])
     backbone = load_backbone(str(start), weights="fp32")
     backbone.model.get_input_embeddings().weight.requires_grad_(False)
-    builder = RowBuilder(backbone.prompt, "sentence-first", tree=True)
     job = settings["job"]
-    optimisation = Optimisation(
+    config = Config.from_dict({"loss": settings["loss"], "train": {"seed": job["seed"]}})
+    encoder = backbone.encoder(config)
+    optimization = Optimization(
         backbone,
-        lambda step: batches_of(step, sources, backbone, builder, job),
-        job["steps"],
-        LossConfig(**settings["loss"]),
-        TrainConfig(seed=job["seed"], **settings["train"]),
-        bidirectional=backbone.prompt.template.prefix_attention == "bidirectional",
+        lambda step: batches_of(step, sources, encoder, job),
+        config,
+        Recipe(steps=job["steps"], **settings["recipe"]),
     )
     checkpoint = output / "checkpoint"
     if checkpoint.is_dir():
-        optimisation.load(checkpoint)
+        optimization.load(checkpoint)
     began, tokens = time.monotonic(), 0
     with (output / "log.jsonl").open("a", encoding="utf-8") as log:
-        for step in optimisation.steps():
+        for step in optimization.steps():
             tokens += step.tokens
             elapsed = time.monotonic() - began
             print(json.dumps({**asdict(step), "tokens_per_second": round(tokens / elapsed)}), file=log, flush=True)
             last = step.number in (step.total, until) or elapsed > stop_after
             if step.number % job["checkpoint_every"] == 0 or last:
-                optimisation.save(checkpoint, {"settings": settings})
+                optimization.save(checkpoint, {"settings": settings})
             if last:
                 break
 

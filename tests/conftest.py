@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 import os
@@ -20,8 +19,8 @@ from cllmfs.encoding.prompts import PromptTemplate
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 if TYPE_CHECKING:  # tests of the light modules load no torch
-    from cllmfs.decoding.greedy import Request
-    from cllmfs.encoding.batches import Row, RowBuilder, TypeQuery
+    from cllmfs.encoding.encoder import Encoder
+    from cllmfs.encoding.rows import Request, Row, TypeQuery
     from cllmfs.encoding.tokens import TokenizedText
     from cllmfs.model.backbone import Backbone
 
@@ -129,42 +128,29 @@ EXAMPLES: tuple[tuple[str, dict[str, tuple[str, ...]]], ...] = (
 )
 
 
-def query_of(
-    backbone: Backbone, builder: RowBuilder, text: TokenizedText, label: str, mentions: Iterable[str]
-) -> TypeQuery:
+def query_of(encoder: Encoder, text: TokenizedText, label: str, mentions: Iterable[str]) -> TypeQuery:
     """A type with all occurrences of the mentions as gold, as far as an answer can hold them."""
-    from cllmfs.encoding.batches import TypeQuery
-
     at = [(m.start(), m.end()) for mention in mentions for m in re.finditer(re.escape(mention), text.text)]
     ranges = [found for start, end in at if (found := text.token_range(start, end)) is not None]
-    spans = builder.automaton(text).emittable(ranges)
-    return TypeQuery(label, tuple(backbone.prompt.query(label)), tuple(spans))
+    return encoder.query(label, label, spans=encoder.automaton(text).emittable(ranges))
 
 
-def rows_of(backbone: Backbone, builder: RowBuilder, examples: Any = EXAMPLES) -> list[Row]:
-    """Rows with gold answers of all examples."""
-    from cllmfs.encoding.tokens import tokenize
-
+def rows_of(encoder: Encoder, examples: Any = EXAMPLES) -> list[Row]:
+    """Rows with the gold answers of all examples."""
     rows = []
     for index, (sentence, types) in enumerate(examples):
-        text = tokenize(backbone.tokenizer, sentence)
-        queries = [query_of(backbone, builder, text, label, mentions) for label, mentions in types.items()]
-        rows += builder.rows(text, queries, index)
+        text = encoder.tokenize(sentence)
+        queries = [query_of(encoder, text, label, mentions) for label, mentions in types.items()]
+        rows += encoder.rows(text, queries, index)
     return rows
 
 
-def requests_of(backbone: Backbone, examples: Any = EXAMPLES) -> list[Request]:
+def requests_of(encoder: Encoder, examples: Any = EXAMPLES) -> list[Request]:
     """The same sentences and types, to be decoded."""
-    from cllmfs.decoding.greedy import Request
-    from cllmfs.encoding.batches import TypeQuery
-    from cllmfs.encoding.tokens import tokenize
+    from cllmfs.encoding.rows import Request
 
     return [
-        Request(
-            tokenize(backbone.tokenizer, sentence),
-            tuple(TypeQuery(label, tuple(backbone.prompt.query(label))) for label in types),
-        )
-        for sentence, types in examples
+        Request(encoder.tokenize(sentence), encoder.queries(dict.fromkeys(types, ""))) for sentence, types in examples
     ]
 
 
@@ -251,19 +237,14 @@ def tokenizer_names() -> list[Any]:
 
 @functools.cache
 def tokenizer_named(name: str) -> Any:
-    """A tokenizer of :func:`tokenizer_names`, loaded once and shared: whoever changes it changes it back."""
+    """A tokenizer of :func:`tokenizer_names`, loaded once and shared by all tests: they leave it as it is."""
     made = {"byte": byte_tokenizer, "word": word_tokenizer}
     return made[name]() if name in made else family_tokenizer(name)
 
 
-@contextlib.contextmanager
-def cut_tokenizer(name: str) -> Iterator[Any]:
-    """The shared tokenizer with word cuts, for a while."""
+@functools.cache
+def cut_tokenizer(name: str) -> Any:
+    """A copy of the shared tokenizer that cuts at the edges of words."""
     from cllmfs.encoding.tokens import with_word_cuts
 
-    tokenizer = tokenizer_named(name)
-    before = tokenizer.backend_tokenizer.pre_tokenizer
-    try:
-        yield with_word_cuts(tokenizer)
-    finally:
-        tokenizer.backend_tokenizer.pre_tokenizer = before
+    return with_word_cuts(tokenizer_named(name))

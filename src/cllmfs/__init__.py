@@ -1,6 +1,6 @@
-"""Few-shot named entity recognition with a causal LLM: few labelled sentences in, exact spans out.
+"""Few-shot named entity recognition with a causal LLM: few labeled sentences in, exact spans out.
 
-Light names are imported at once; :class:`EntityRecognizer` on first use, so that ``import cllmfs`` never loads torch.
+:class:`EntityRecognizer` is imported when it is first used, so that ``import cllmfs`` does not load torch.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from cllmfs.config import Config
 from cllmfs.datasets.sampling import sample_k_shot
-from cllmfs.formats.writing import read_examples
+from cllmfs.errors import CllmfsError
+from cllmfs.formats import read_examples
 from cllmfs.schema import Document, Example, LabelSet, Span
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "CllmfsError",
     "Config",
     "Document",
     "EntityRecognizer",

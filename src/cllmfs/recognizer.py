@@ -1,35 +1,34 @@
-"""The recogniser: fit on few sentences, predict exact spans, evaluate, save, load.
+"""The recognizer: fit, predict, evaluate, save, load.
 
-The one place where training and decoding meet. Knows every module below; knows nothing of the command line.
+This file combines the parts: a base, an adapter, an encoder, a calibration. What each part does is in its own package.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, overload
 
 import torch
-from peft import set_peft_model_state_dict
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
-from cllmfs.config import Config, LoraConfig
-from cllmfs.decoding.calibration import Calibration
+from cllmfs.config import Config, RuntimeConfig
+from cllmfs.decoding.calibration import Calibration, ExpectedCalibrations
 from cllmfs.decoding.extraction import Extractor
 from cllmfs.encoding.prompts import PromptTemplate
-from cllmfs.errors import DataError, ModelError
+from cllmfs.errors import ConfigError, DataError, ModelError
 from cllmfs.evaluation import Scores, evaluate_spans
 from cllmfs.files import whole_folder
-from cllmfs.model.bases import MINI, fingerprint
-from cllmfs.model.folder import ADAPTER, is_model_folder, read_manifest, versions, write_model
-from cllmfs.model.loading import load_backbone, write_base
-from cllmfs.schema import Document, Example, LabelSet
-from cllmfs.training.fit import Adaptation, prior_calibration, zero_shot_calibration
-from cllmfs.training.shots import Progress
+from cllmfs.model.adapter import Adapter
+from cllmfs.model.backbone import Backbone
+from cllmfs.model.bases import MINI
+from cllmfs.model.folder import ADAPTER, changed_by, is_model_folder, read_manifest, versions, write_model
+from cllmfs.model.loading import FIGURES_FILE, load_backbone, write_base
+from cllmfs.progress import TrainingProgress, is_watched
+from cllmfs.schema import Document, Example, LabelSet, mentions
+from cllmfs.training.fit import fit
+from cllmfs.training.loop import Progress
 
 _STREAM_BATCH = 64
 Labels = LabelSet | Mapping[str, str] | Iterable[str]
@@ -45,13 +44,16 @@ class EntityRecognizer:
             print(span.start, span.end, span.label, span.score, span.text)
 
     Args:
-        base: ``cllmfs-mini``, a folder or a hub id of a causal LM.
-        labels: types that are asked when none are named elsewhere; with descriptions if a mapping.
-        config: all settings; the defaults when not given.
-        device: a torch device; a GPU where there is one, when not given.
+        base: ``cllmfs-mini``, or a folder or hub id of a causal LM.
+        labels: the types to ask for unless others are named; a mapping gives each a description.
+        config: all settings; the defaults if not given.
+        device: a torch device; by default a GPU where there is one.
+        share: a recognizer of the same base, whose loaded weights are used again. The two keep their own adapters, and
+            take turns.
 
     Raises:
-        ModelError: if the base cannot be loaded.
+        ConfigError: if ``config`` is not a :class:`~cllmfs.config.Config`, or ``share`` has another base.
+        ModelError: if the base cannot be loaded, or cannot do what the settings ask for.
     """
 
     def __init__(
@@ -61,24 +63,29 @@ class EntityRecognizer:
         labels: Labels | None = None,
         config: Config | None = None,
         device: str | None = None,
+        share: EntityRecognizer | None = None,
     ) -> None:
         self.base = base
-        self.config = config or Config()
-        self.labels = None if labels is None else _label_set(labels)
+        self.config = _checked(config)
+        self.labels = self._given = None if labels is None else LabelSet(labels)
         self.shots: dict[str, Any] = {}
         self.scores: dict[str, Any] = {}
-        self.calibration = zero_shot_calibration(self.config)
-        self._backbone = load_backbone(base, device=device, weights=self.config.model.weights)
-        self._extractor  # noqa: B018 - settings that the model cannot follow are told now
+        weights = self.config.runtime.weights
+        self._backbone = _shared(share, base, weights, device) or load_backbone(base, device=device, weights=weights)
+        self._extractor = Extractor(self._backbone, self.config)
+        figures, votes = self._backbone.figures, self.config.calibrate.votes
+        self._expected = ExpectedCalibrations.of_base(figures, votes, f"{base}: {FIGURES_FILE}")
+        self.calibration = self._expected.zero_shot
+        self._adapter: Adapter | None = None
 
     @property
     def trained(self) -> bool:
         """Whether an adapter was trained or loaded."""
-        return self._backbone.peft is not None
+        return self._adapter is not None
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The device that the model is on."""
         return self._backbone.device
 
     def fit(
@@ -89,45 +96,61 @@ class EntityRecognizer:
         labels: Labels | None = None,
         checkpoint: str | Path | None = None,
         resume: bool = False,
+        quiet: bool = False,
         on_progress: Callable[[Progress], None] | None = None,
+        recipe: Mapping[str, Any] | None = None,
     ) -> EntityRecognizer:
-        """Train a LoRA adapter on labelled sentences.
+        """Train a LoRA adapter on labeled sentences, and return this recognizer.
+
+        It may be called again, for example with more sentences: every training begins with the untouched base, and its
+        adapter replaces the previous one. If training fails or is interrupted, the previous adapter stays.
 
         Args:
             examples: the shots.
-            dev: sentences whose strict F1 decides when to stop and which weights stay.
-            labels: the types, with descriptions if a mapping; those of ``examples`` when not given.
-            checkpoint: folder in which the state is saved now and then.
-            resume: go on from ``checkpoint`` if there is one.
-            on_progress: called after every step.
-
-        Returns:
-            This recogniser, trained.
+            dev: sentences whose strict F1 decides when to stop, which weights to keep, and how scores are calibrated.
+            labels: the types, with descriptions if a mapping. By default those of the constructor, otherwise those of
+                ``examples``, with the descriptions that the recognizer already has.
+            checkpoint: folder in which the state of the training is saved at intervals.
+            resume: continue from ``checkpoint``, if there is one.
+            quiet: show no progress. By default, progress is shown on a terminal and in a notebook.
+            on_progress: called after every step, in place of the display.
+            recipe: changes to fields of :class:`~cllmfs.training.recipe.Recipe`, for experiments.
 
         Raises:
-            DataError: if there is nothing to learn from or an example carries an unknown label.
-            ModelError: if the checkpoint does not fit, or an adapter is there already.
+            ConfigError: if a change to the recipe is not possible.
+            DataError: if there is nothing to learn from, or an example has a label that is not among ``labels``.
+            ModelError: if the checkpoint is damaged or that of another run, or this is called by ``on_progress``.
         """
-        if self.trained:
-            raise ModelError("this recogniser is trained already; begin with EntityRecognizer(base)")
-        asked = self._choose_labels(examples, dev, labels)
-        adaptation = Adaptation(self._extractor, examples, asked)
-        outcome = adaptation.run(dev, None if checkpoint is None else Path(checkpoint), resume, on_progress)
-        self._backbone.merge_lora()
-        self.labels, self.calibration = asked, outcome.calibration
-        mentions = Counter(span.label for example in examples for span in example.spans)
-        self.shots = {
-            "sentences": len(examples),
-            "mentions": dict(sorted(mentions.items())),
-            "steps": outcome.steps,
-            "learning_rate": outcome.learning_rate,
-            "keep": round(outcome.keep, 4),
-        }
-        measured = {"dev strict micro F1": outcome.dev_f1, "held-out shots strict micro F1": outcome.held_out_f1}
-        self.scores = {name: round(f1, 4) for name, f1 in measured.items() if f1 is not None}
+        asked = self._labels_to_fit(examples, dev or (), labels)
+        folder = None if checkpoint is None else Path(checkpoint)
+        shown = TrainingProgress() if on_progress is None and not quiet and is_watched() else None
+        with self._backbone.training(), shown or contextlib.nullcontext():
+            outcome = fit(
+                self._extractor,
+                examples,
+                asked,
+                self._expected,
+                dev=dev,
+                checkpoint=folder,
+                resume=resume,
+                changes=recipe,
+                on_progress=on_progress or shown,
+            )
+            # Still under the lock: another thread must never combine the new adapter with the old labels.
+            self._adapter = self._backbone.adapters.capture()
+            self.labels, self.calibration = asked, outcome.calibration
+            self.shots = {
+                "sentences": len(examples),
+                "mentions": dict(sorted(mentions(examples).items())),
+                "steps": outcome.steps,
+                "learning_rate": outcome.learning_rate,
+                "keep": round(outcome.keep, 4),
+            }
+            measured = {"dev strict micro F1": outcome.dev_f1, "held-out shots strict micro F1": outcome.held_out_f1}
+            self.scores = {name: round(f1, 4) for name, f1 in measured.items() if f1 is not None}
         return self
 
-    # A str is an iterable of str too; the first signature wins, which is meant.
+    # A str is an iterable of str, too; the first signature wins, which is intended.
     @overload
     def predict(  # type: ignore[overload-overlap]
         self, texts: str, *, labels: Labels | None = None, threshold: float | None = None
@@ -141,16 +164,17 @@ class EntityRecognizer:
     def predict(
         self, texts: str | Iterable[str], *, labels: Labels | None = None, threshold: float | None = None
     ) -> Document | list[Document]:
-        """Spans of a text, or of each of several texts.
+        """The spans of a text, or of each of several texts.
 
         Args:
-            texts: one text or many; any length, any script.
-            labels: the types to ask; those trained on, or given at construction, when not given.
-            threshold: spans of lower confidence are dropped; ``decode.threshold``, or the thresholds that were
-                fitted on the shots, when not given.
+            texts: one text or several, of any length and script.
+            labels: the types to ask for; by default those of the training or the constructor.
+            threshold: spans of lower confidence are not reported; by default ``runtime.threshold``, otherwise the
+                thresholds that were fitted on the shots.
 
         Raises:
-            DataError: if no labels are known, or a text is no string.
+            ConfigError: if the threshold is not between 0 and 1.
+            DataError: if no labels are known, or a text is not a string.
         """
         if isinstance(texts, str):
             return next(self.stream([texts], labels=labels, threshold=threshold))
@@ -159,28 +183,33 @@ class EntityRecognizer:
     def stream(
         self, texts: Iterable[str], *, labels: Labels | None = None, threshold: float | None = None
     ) -> Iterator[Document]:
-        """Like :meth:`predict`, one document at a time, reading ahead by a batch; for inputs of any size."""
-        asked = self._asked(labels)
-        limit = self.config.decode.threshold or None if threshold is None else threshold
-        if limit is not None and not 0.0 <= limit <= 1.0:
-            raise DataError(f"threshold must lie in 0 to 1, got {limit}")
+        """Like :meth:`predict`, but one document at a time, for inputs of any size; texts are read a batch ahead."""
+        with self._backbone.lock:  # a training in another thread replaces these three together
+            asked, adapter, calibration = self._asked(labels), self._adapter, self.calibration
+        least = self.config.runtime.threshold or None if threshold is None else threshold
+        if least is not None and not (isinstance(least, int | float) and 0.0 <= least <= 1.0):
+            raise ConfigError(f"threshold must lie in 0 to 1, got {least!r}")
         if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
             raise DataError(f"texts must be strings, one or many, got {type(texts).__name__} {str(texts)[:40]!r}")
-        source, done, extractor = iter(texts), 0, self._extractor
-        while chunk := list(islice(source, _STREAM_BATCH)):
-            for number, text in enumerate(chunk, done):
+        numbered = enumerate(texts)
+        while chunk := list(islice(numbered, _STREAM_BATCH)):
+            for number, text in chunk:
                 if not isinstance(text, str):
                     raise DataError(f"a text must be a string, got {type(text).__name__} at position {number}")
-            yield from extractor.extract(chunk, asked, self.calibration, limit)
-            done += len(chunk)
+            with self._backbone.reading(adapter):
+                documents = self._extractor.extract([text for _, text in chunk], asked, calibration, least)
+            yield from documents
 
     def evaluate(self, examples: Sequence[Example], *, labels: Labels | None = None, quick: bool = False) -> Scores:
-        """Strict scores on gold examples: every type is asked of every sentence, offsets must be exact.
+        """Strict scores on gold examples: every type is asked of every sentence, and offsets must be exact.
 
         Args:
             examples: gold sentences.
-            labels: the types to ask; the recogniser's own, else those of ``examples``, when not given.
-            quick: leave out the nervaluate scenarios.
+            labels: the types to ask for; by default the recognizer's own, otherwise those of ``examples``.
+            quick: leave out the scenarios of nervaluate.
+
+        Raises:
+            DataError: if there are no examples, or one breaks a rule.
         """
         if not examples:
             raise DataError("evaluation needs at least one sentence, got none")
@@ -191,30 +220,32 @@ class EntityRecognizer:
         return evaluate_spans(examples, documents, asked, scenarios=not quick)
 
     def save(self, folder: str | Path) -> Path:
-        """Write a model folder; whole or not at all.
+        """Write a model folder, which appears whole or not at all.
 
         Raises:
-            ModelError: if nothing was trained, or the folder holds something else.
+            ModelError: if nothing was trained, or the folder contains something other than a model.
         """
-        if not self.trained or self.labels is None:
+        with self._backbone.lock:
+            adapter, record = self._adapter, self.info()
+        if adapter is None:
             raise ModelError("there is no adapter to save: call fit() first")
-        return write_model(Path(folder), self.info(), self._backbone.peft)
+        return write_model(Path(folder), record, adapter.save)
 
     def save_base(self, folder: str | Path) -> Path:
-        """Write base and adapter as one base: an ordinary model folder, to be adapted further or used elsewhere.
+        """Write base and adapter merged into a new base, an ordinary causal LM to be trained further or used elsewhere.
 
-        Types and calibration belong to the trained model and are not in it. The folder appears whole or not at all.
+        The types and the calibration are not part of the base. The folder appears whole or not at all.
 
         Raises:
-            ModelError: if nothing was trained, the folder holds something, or the weights are not in fp32.
+            ModelError: if nothing was trained, the folder is not empty, or the weights are not in fp32.
         """
         target = Path(folder)
         if not self.trained:
-            raise ModelError("there is no adapter to put into the base: call fit() first")
+            raise ModelError("there is no adapter to merge into the base: call fit() first")
         if target.is_file() or (target.is_dir() and any(target.iterdir())):
             raise ModelError(f"{target} holds something already; a base is written to a new folder")
         try:
-            with whole_folder(target) as aside:
+            with self._backbone.reading(self._adapter), whole_folder(target) as aside:
                 write_base(self._backbone, aside)
         except OSError as error:
             raise ModelError(f"the base cannot be written to {target}: {error}") from error
@@ -227,50 +258,71 @@ class EntityRecognizer:
         *,
         labels: Labels | None = None,
         config: Config | None = None,
+        runtime: RuntimeConfig | None = None,
         device: str | None = None,
+        share: EntityRecognizer | None = None,
     ) -> EntityRecognizer:
-        """A trained folder, or a base, which answers zero-shot.
+        """Load a trained model, or a base, which predicts without shots.
 
         Args:
-            model: a folder that :meth:`save` wrote, ``cllmfs-mini``, a folder of a causal LM, or a hub id.
-            labels: for a base, the types to ask; for a trained model, they replace its own.
-            config: replaces the saved settings.
+            model: a folder that :meth:`save` wrote, ``cllmfs-mini``, or a folder or hub id of a causal LM.
+            labels: for a base, the types to ask for; for a trained model, they replace its own.
+            config: the settings of a base. Those of a trained model are fixed: a config that differs from them in
+                anything but ``runtime`` is refused.
+            runtime: how the model is run, in place of the settings that it was saved with.
             device: as in the constructor.
+            share: as in the constructor.
 
         Raises:
-            ModelError: if the folder is damaged, or its base is not the one it was trained on.
+            ConfigError: if ``config`` has other values for settings that training fixed.
+            ModelError: if the folder is damaged, or its base is not the one that it was trained on.
         """
         if not is_model_folder(model) and not (Path(model) / ADAPTER).is_file():
-            return cls(str(model), labels=labels, config=config, device=device)
-        record = read_manifest(model).record
+            settings = _checked(config).with_runtime(runtime)
+            return cls(str(model), labels=labels, config=settings, device=device, share=share)
+        record = read_manifest(model)
         saved = Config.from_dict(record["config"], f"{model}/cllmfs.json")
-        made = cls(
-            record["base"], labels=record["labels"] if labels is None else labels, config=config or saved, device=device
-        )
-        found = made._fingerprint()
-        if found != record["base_hash"]:
-            raise ModelError(
-                f"{model} was trained on another version of {made.base!r} ({record['base_hash'][:20]}…, found "
-                f"{found[:20]}…); train it again, or install the version of cllmfs it names: "
-                f"{record.get('versions', {}).get('cllmfs')}"
-            )
-        if made._backbone.prompt.template != PromptTemplate.from_dict(record["prompt"], f"{model}/cllmfs.json"):
-            raise ModelError(
-                f"{model} was trained with another prompt than {made.base!r} has now; put the base's "
-                "cllmfs_prompt.json back as it was, or train again"
-            )
-        made._load_adapter(Path(model) / ADAPTER, saved.lora)
-        made.shots, made.scores = record.get("shots", {}), record.get("scores", {})
-        made.calibration = prior_calibration(made.config)
-        if "calibration" in record:
-            made.calibration = Calibration.from_dict(record["calibration"], f"{model}/cllmfs.json")
+        if config is not None:
+            if changed := changed_by(_checked(config).to_dict(), saved.to_dict()):
+                raise ConfigError(
+                    f"{model} was trained with another {', '.join(changed)}, which training fixes; pass runtime= to "
+                    "change how the model is run, or train again"
+                )
+            runtime = runtime or config.runtime
+        known = record["labels"] if labels is None else labels
+        made = cls(record["base"], labels=known, config=saved.with_runtime(runtime), device=device, share=share)
+        made._take_over(model, record)
+        if labels is None:
+            made._given = None  # new shots may bring new labels
         return made
 
+    def _take_over(self, model: str | Path, record: Mapping[str, Any]) -> None:
+        """Load what a model folder contains besides settings, if its base and prompt are those of this recognizer."""
+        found = self._backbone.fingerprint.value
+        if found != record["base_hash"]:
+            raise ModelError(
+                f"{model} was trained on another version of {self.base!r} ({record['base_hash'][:20]}…, found "
+                f"{found[:20]}…); train it again, or install the version of cllmfs that it names: "
+                f"{record.get('versions', {}).get('cllmfs')}"
+            )
+        if self._backbone.prompt.template != PromptTemplate.from_dict(record["prompt"], f"{model}/cllmfs.json"):
+            raise ModelError(
+                f"{model} was trained with another prompt than {self.base!r} has now; restore the base's "
+                "cllmfs_prompt.json, or train again"
+            )
+        self._adapter = Adapter.load(Path(model))
+        self.shots, self.scores = record.get("shots", {}), record.get("scores", {})
+        self.calibration = self._expected.trained
+        if "calibration" in record:
+            self.calibration = Calibration.from_dict(record["calibration"], f"{model}/cllmfs.json")
+        with self._backbone.reading(self._adapter):
+            pass  # so that an adapter that does not fit its base is reported now
+
     def info(self) -> dict[str, Any]:
-        """What the manifest of a model folder holds, JSON-ready."""
+        """The content of the manifest of a model folder, ready for JSON."""
         return {
             "base": self.base,
-            "base_hash": self._fingerprint(),
+            "base_hash": self._backbone.fingerprint.value,
             "trained": self.trained,
             "labels": dict(self.labels or {}),
             "prompt": self._backbone.prompt.template.to_dict(),
@@ -281,30 +333,18 @@ class EntityRecognizer:
             "calibration": self.calibration.to_dict(),
         }
 
-    @property
-    def _extractor(self) -> Extractor:
-        """Reads with the settings of this moment."""
-        return Extractor(self._backbone, self.config)
-
-    def _fingerprint(self) -> str:
-        return fingerprint(self.base, getattr(self._backbone.model.config, "_commit_hash", None))
-
-    def _choose_labels(
-        self, examples: Sequence[Example], dev: Sequence[Example] | None, labels: Labels | None
-    ) -> LabelSet:
+    def _labels_to_fit(self, examples: Sequence[Example], dev: Sequence[Example], labels: Labels | None) -> LabelSet:
         if not examples:
-            raise DataError("training needs at least one labelled sentence, got none")
-        for example in [*examples, *(dev or ())]:
+            raise DataError("training needs at least one labeled sentence, got none")
+        for example in [*examples, *dev]:
             example.check()
         if not any(example.spans for example in examples):
-            raise DataError(f"none of the {len(examples)} sentences has a labelled span; label a few first")
-        if labels is not None:
-            asked = _label_set(labels)
-        elif self.labels is not None:
-            asked = self.labels
-        else:
-            asked = LabelSet.of_examples(examples)
-        for example in [*examples, *(dev or ())]:
+            raise DataError(f"none of the {len(examples)} sentences has a labeled span; label a few first")
+        asked = self._given if labels is None else LabelSet(labels)
+        if asked is None:
+            known = dict(self.labels or {})
+            asked = LabelSet({label: known.get(label, "") for label in LabelSet.of_examples(examples)})
+        for example in [*examples, *dev]:
             for span in example.spans:
                 if span.label not in asked:
                     raise DataError(
@@ -315,24 +355,31 @@ class EntityRecognizer:
 
     def _asked(self, labels: Labels | None) -> LabelSet:
         if labels is not None:
-            return _label_set(labels)
+            return LabelSet(labels)
         if self.labels is None:
-            raise DataError("which types? this base is not trained: name them with labels=… (or --labels, --label)")
+            raise DataError(
+                "no types are known: this base is not trained; name them with labels=… (or --labels, --label)"
+            )
         return self.labels
 
-    def _load_adapter(self, path: Path, lora: LoraConfig) -> None:
-        self._backbone.attach_lora(replace(lora, dropout=0.0))
-        try:
-            outcome = set_peft_model_state_dict(self._backbone.peft, load_file(path))
-        except (SafetensorError, RuntimeError, OSError) as error:
-            raise ModelError(f"{path} does not fit its base: {str(error).splitlines()[0]}") from error
-        if wrong := [*outcome.unexpected_keys, *(key for key in outcome.missing_keys if "lora_" in key)]:
-            raise ModelError(f"{path} does not fit its base: the weight {wrong[0]!r} is unknown or missing")
-        self._backbone.model.eval()
-        self._backbone.merge_lora()
+
+def _checked(config: Config | None) -> Config:
+    """The config, or the defaults."""
+    if config is not None and not isinstance(config, Config):
+        raise ConfigError(f"config must be a Config, got {type(config).__name__}; Config.from_dict(...) checks a dict")
+    return config or Config()
 
 
-def _label_set(labels: Labels) -> LabelSet:
-    if isinstance(labels, str):
-        raise DataError(f"labels must be a list or a mapping, got the string {labels!r}; write [{labels!r}]")
-    return labels if isinstance(labels, LabelSet) else LabelSet(labels)
+def _shared(other: EntityRecognizer | None, base: str, weights: str, device: str | None) -> Backbone | None:
+    """The loaded base of another recognizer, if there is one and it is what would be loaded."""
+    if other is None:
+        return None
+    if not isinstance(other, EntityRecognizer) or other.base != base:
+        got = f"one of {other.base!r}" if isinstance(other, EntityRecognizer) else f"{other!r:.60}"
+        raise ConfigError(f"share must be a recognizer of the same base, {base!r}, got {got}")
+    if weights not in ("auto", other.config.runtime.weights) or (device and torch.device(device) != other.device):
+        raise ConfigError(
+            f"the shared base has runtime.weights={other.config.runtime.weights} and is on {other.device}; leave "
+            "runtime.weights and device out, or load the base again"
+        )
+    return other._backbone

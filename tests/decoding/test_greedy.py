@@ -16,16 +16,16 @@ from hypothesis import strategies as st
 from transformers import DynamicCache
 
 import cllmfs.decoding.greedy
-import cllmfs.decoding.runners
-from cllmfs.config import DecodeConfig
-from cllmfs.decoding.greedy import Request, TokenSpan, decode
-from cllmfs.decoding.runners import VoteSettings
+from cllmfs.decoding.greedy import DecodedSpan, Rules, decode, decode_batch
+from cllmfs.decoding.runners import CachedRunner, VoteSettings, roomy_cache
 from cllmfs.encoding.automaton import SpanAutomaton, State
-from cllmfs.encoding.batches import RowBuilder, TypeQuery, collate
+from cllmfs.encoding.batches import Batch, collate
+from cllmfs.encoding.encoder import Encoder
 from cllmfs.encoding.prompts import PromptTemplate
-from cllmfs.encoding.tokens import TokenizedText, tokenize
+from cllmfs.encoding.rows import Request, TypeQuery
+from cllmfs.encoding.tokens import TokenizedText
 from cllmfs.model.backbone import Backbone
-from cllmfs.model.forward import run
+from cllmfs.model.forward import forward_batch
 from tests.conftest import EXAMPLES, fresh_backbone, requests_of, tiny_backbone
 
 NEXT, END = 4, 5
@@ -33,8 +33,7 @@ PROMPT: Any = SimpleNamespace(
     bos=[], before=[1], after=[2], open=[3], next_id=NEXT, end_id=END, template=PromptTemplate()
 )
 VOTING = VoteSettings(layer=1, temperature=0.5)
-BEST = DecodeConfig(opening="best")
-FIRST = DecodeConfig(opening="first", open_at=0.2)
+FIRST = Rules(open_at=0.2)
 Script = dict[tuple[int, ...], dict[int, float]]
 
 
@@ -42,6 +41,11 @@ def text_of(ids: tuple[int, ...], start_ok: Any = None, end_ok: Any = None) -> T
     count = len(ids)
     starts, ends = start_ok or (True,) * count, end_ok or (True,) * count
     return TokenizedText("x" * count, ids, tuple(starts), tuple(ends), tuple(range(count)), tuple(range(1, count + 1)))
+
+
+def asked(text: TokenizedText, nested: bool = False) -> Batch:
+    """A batch in which one type is asked of the sentence."""
+    return collate(Encoder(PROMPT, nested=nested).rows(text, [TypeQuery("A", (30,))]))
 
 
 class Scripted:
@@ -65,14 +69,13 @@ class Scripted:
 def answer(
     text: TokenizedText,
     script: Script,
-    config: DecodeConfig | None = None,
+    rules: Rules = FIRST,
     *,
     nested: bool = False,
 ) -> list[tuple[int, int, float]]:
     """Spans that come of a script, with scores rounded."""
-    builder = RowBuilder(PROMPT, "sentence-first", tree=True, nested=nested)
-    batch = collate(builder.rows(text, [TypeQuery("A", (30,))]))
-    ((spans,), _) = cllmfs.decoding.greedy._decode_batch(Scripted(batch, script), builder, batch, config or FIRST, None)
+    batch = asked(text, nested)
+    ((spans,), _) = decode_batch(Scripted(batch, script), batch, 8192, rules)
     assert all(span.label == "A" for span in spans)
     return [(span.first, span.last, round(span.score, 6)) for span in spans]
 
@@ -91,8 +94,6 @@ def test_repeated_mentions_stand_for_one_occurrence_after_the_other() -> None:
     followed = 0.4 / 0.7
     passed_over = 1 - followed * 0.3  # the 11 between them is less probable than 0.2
     assert answer(ABAC, TWICE) == [(0, 0, 0.21), (2, 2, round(followed * 0.5 / passed_over * 0.8, 6))]
-    likely = {**TWICE, (): {10: 0.3, 11: 0.25, 12: 0.2, END: 0.25}}
-    assert answer(ABAC, likely, BEST) == [(0, 0, 0.21), (2, 2, round(followed * 0.5 * 0.8, 6))]
 
 
 def test_longer_span_goes_on_where_its_candidates_go_on() -> None:
@@ -105,22 +106,21 @@ def test_longer_span_goes_on_where_its_candidates_go_on() -> None:
 
 
 @pytest.mark.parametrize(
-    "config, expected",
+    "rules, expected",
     [
-        (BEST, []),  # ending is the likeliest single token
-        (DecodeConfig(opening="first", open_at=0.29), [(0, 0, 0.3)]),
-        (DecodeConfig(opening="first", open_at=0.31), [(1, 1, round(0.25 / 0.7, 6))]),  # 0.25 of the 0.7 without 10
-        (DecodeConfig(opening="first", open_at=0.4), []),  # nor the 12: 0.1 of the 0.45 without 10 and 11
+        (Rules(open_at=0.29), [(0, 0, 0.3)]),
+        (Rules(open_at=0.31), [(1, 1, round(0.25 / 0.7, 6))]),  # 0.25 of the 0.7 without 10
+        (Rules(open_at=0.4), []),  # nor the 12: 0.1 of the 0.45 without 10 and 11
     ],
 )
-def test_opening_rule(config: DecodeConfig, expected: list[tuple[int, int, float]]) -> None:
+def test_opening_rule(rules: Rules, expected: list[tuple[int, int, float]]) -> None:
     little = 1e-8
     script: Script = {
         (): TWICE[()],
         (10,): {11: little, 12: little, NEXT: little, END: 1.0},
         (11,): {10: little, NEXT: little, END: 1.0},
     }
-    found = answer(ABAC, script, config)
+    found = answer(ABAC, script, rules)
     assert [span[:2] for span in found] == [span[:2] for span in expected]
     assert [span[2] for span in found] == pytest.approx([span[2] for span in expected], abs=2e-6)
 
@@ -134,12 +134,10 @@ def test_the_leftmost_opening_wins_over_a_more_probable_one() -> None:
         (12,): {END: 1.0},
     }
     text = text_of((10, 11, 12))
-    assert [span[:2] for span in answer(text, script, BEST)] == [(2, 2)]
-    config = DecodeConfig(opening="first", open_at=0.15)
     # The second one: NEXT 0.6 / 0.9, and 0.9 of what is left when 11 is passed over.
     followed = 0.6 / 0.9
     second = followed * 0.9 / (1 - followed * 0.1)
-    assert answer(text, script, config) == [(0, 0, round(0.2 * 0.9, 6)), (2, 2, round(second, 6))]
+    assert answer(text, script, Rules(open_at=0.15)) == [(0, 0, round(0.2 * 0.9, 6)), (2, 2, round(second, 6))]
 
 
 def test_an_opening_is_measured_by_its_leftmost_occurrence() -> None:
@@ -165,11 +163,9 @@ def test_next_is_followed_only_as_far_as_an_opening_can_be_probable_enough(open_
     # NEXT is 0.3 of closing: never followed at 0.31. At 0.29 it is, in vain: 11 is 0.12 behind it, 10 0.09 of 0.88, 12
     # 0.09 of 0.79. The first span's score is the same whichever delimiter closes it.
     script = FEW_FOLLOW if open_at < 0.3 else {key: FEW_FOLLOW[key] for key in ((), (10,))}
-    found = answer(ABAC, script, DecodeConfig(opening="first", open_at=open_at))
+    found = answer(ABAC, script, Rules(open_at=open_at))
     assert found[0] == (0, 0, 0.72)
     assert found[1:] == ([(1, 1, round(0.12 * 0.99, 6))] if second else [])
-    best = {**FEW_FOLLOW, (10,): {**FEW_FOLLOW[(10,)], NEXT: 0.57}}  # it may not end there, whatever the model thinks
-    assert [span[:2] for span in answer(ABAC, best, BEST)] == [(0, 0), (1, 1)]
 
 
 class Watched(Scripted):
@@ -206,31 +202,27 @@ def test_right_guesses_are_not_asked_again_and_wrong_ones_mean_nothing() -> None
         (10, 11, 12, NEXT): {13: 1.0},
         (10, 11, 12, NEXT, 13): {END: 1.0},
     }
-    text = text_of((10, 11, 12, 13))
-    builder = RowBuilder(PROMPT, "sentence-first", tree=True)
-    batch = collate(builder.rows(text, [TypeQuery("A", (30,))]))
-    asked = {}
+    batch = asked(text_of((10, 11, 12, 13)))
+    seen = {}
     for runner in (Watched(batch, script), Guessing(batch, script)):
-        ((spans,), _) = cllmfs.decoding.greedy._decode_batch(runner, builder, batch, FIRST, None)
+        ((spans,), _) = decode_batch(runner, batch, 8192, FIRST)
         assert [(span.first, span.last, round(span.score, 6)) for span in spans] == [(0, 2, 0.3888), (3, 3, 0.777778)]
-        asked[type(runner)] = runner.asked
-    assert asked[Watched] == [[10], [10, 11], [10, 11, 12], [10, 11, 12, NEXT], [10, 11, 12, NEXT, 13]]
-    assert asked[Guessing] == [[10], [10, 11, 12, NEXT], [10, 11, 12, NEXT, 13]]
+        seen[type(runner)] = runner.asked
+    assert seen[Watched] == [[10], [10, 11], [10, 11, 12], [10, 11, 12, NEXT], [10, 11, 12, NEXT, 13]]
+    assert seen[Guessing] == [[10], [10, 11, 12, NEXT], [10, 11, 12, NEXT, 13]]
 
 
 def test_an_answer_may_end_behind_next() -> None:
-    builder = RowBuilder(PROMPT, "sentence-first", tree=True)
-    batch = collate(builder.rows(ABAC, [TypeQuery("A", (30,))]))
+    batch = asked(ABAC)
     runner = Watched(batch, FEW_FOLLOW)
-    config = DecodeConfig(opening="first", open_at=0.29)
-    ((spans,), _) = cllmfs.decoding.greedy._decode_batch(runner, builder, batch, config, None)
+    ((spans,), _) = decode_batch(runner, batch, 8192, Rules(open_at=0.29))
     assert runner.asked == [[10], [10, NEXT]]  # nothing is asked after the end
     assert [(span.first, span.last) for span in spans] == [(0, 0)]
 
 
 def test_end_bias() -> None:
     # The weight of END becomes 0.35 e: 10 is 0.3 of 1.601, 11 0.25 of 1.301, 12 0.1 of 1.051, all less than 0.2.
-    assert answer(ABAC, TWICE, DecodeConfig(opening="first", open_at=0.2, end_bias=1.0)) == []
+    assert answer(ABAC, TWICE, Rules(open_at=0.2, end_bias=1.0)) == []
     ended: Script = {
         **TWICE,
         (): {10: 0.2, 11: 0.1, 12: 0.1, END: 0.6},
@@ -239,8 +231,8 @@ def test_end_bias() -> None:
         (10, NEXT, 10, NEXT): {12: 1.0},
         (10, NEXT, 10, NEXT, 12): {END: 1.0},
     }
-    assert answer(ABAC, ended, DecodeConfig(opening="first", open_at=0.3)) == []
-    found = answer(ABAC, ended, DecodeConfig(opening="first", open_at=0.3, end_bias=-1.0))
+    assert answer(ABAC, ended, Rules(open_at=0.3)) == []
+    found = answer(ABAC, ended, Rules(open_at=0.3, end_bias=-1.0))
     weight = 0.6 / math.e
     opening = 0.2 / (0.4 + weight)
     closing = (0.3 + 0.4 / math.e) / (0.6 + 0.4 / math.e)
@@ -280,19 +272,16 @@ class Random(Scripted):
 
 
 @settings(deadline=None, max_examples=150)
-@given(st.data(), st.integers(0, 10**6), st.booleans(), st.sampled_from([None, 0.01, 0.1, 0.5, 1.0]))
+@given(st.data(), st.integers(0, 10**6), st.booleans(), st.sampled_from([0.0, 0.01, 0.1, 0.5, 1.0]))
 def test_whatever_the_model_says_the_answer_is_legal(
-    data: st.DataObject, seed: int, nested: bool, open_at: float | None
+    data: st.DataObject, seed: int, nested: bool, open_at: float
 ) -> None:
     # ids 4 and 5 are delimiters that occur in the sentence
     ids = tuple(data.draw(st.lists(st.sampled_from([10, 11, 12, NEXT, END]), min_size=1, max_size=9)))
     flags = st.lists(st.booleans(), min_size=len(ids), max_size=len(ids))
     text = text_of(ids, tuple(data.draw(flags)), tuple(data.draw(flags)))
-    builder = RowBuilder(PROMPT, "sentence-first", tree=True, nested=nested)
-    batch = collate(builder.rows(text, [TypeQuery("A", (30,))]))
-    best = open_at is None
-    config = DecodeConfig(opening="best" if best else "first", open_at=open_at or 0.0, end_bias=-4.0)
-    ((spans,), _) = cllmfs.decoding.greedy._decode_batch(Random(batch, seed), builder, batch, config, None)
+    batch = asked(text, nested)
+    ((spans,), _) = decode_batch(Random(batch, seed), batch, 8192, Rules(open_at, end_bias=-4.0))
     ranges = [(span.first, span.last) for span in spans]
     assert ranges == sorted(set(ranges))
     for span in spans:
@@ -324,7 +313,7 @@ def masses(runner: Random, automaton: SpanAutomaton, end_bias: float) -> dict[tu
 def leftmost_answers(
     mass: dict[tuple[int, ...], float], automaton: SpanAutomaton, open_at: float
 ) -> list[tuple[int, int, float]]:
-    """The rule "first" in its own words, on the probabilities of whole beginnings; NEXT is always tried."""
+    """The rule of opening in other words, on the probabilities of whole beginnings; NEXT is always tried."""
     found: list[tuple[int, int, float]] = []
     state, emitted, closed = State(), (), 1.0  # closed: the probability of all answers with the spans so far
     while True:
@@ -366,11 +355,9 @@ def test_the_first_opening_is_the_one_found_by_counting_whole_answers(
 ) -> None:
     flags = st.lists(st.sampled_from([True, True, False]), min_size=len(ids), max_size=len(ids))
     text = text_of(ids, tuple(data.draw(flags)), tuple(data.draw(flags)))
-    builder = RowBuilder(PROMPT, "sentence-first", tree=True)
-    batch = collate(builder.rows(text, [TypeQuery("A", (30,))]))
-    runner, automaton = Random(batch, seed), builder.automaton(text)
-    config = DecodeConfig(opening="first", open_at=open_at, end_bias=end_bias)
-    ((spans,), _) = cllmfs.decoding.greedy._decode_batch(runner, builder, batch, config, None)
+    batch = asked(text)
+    runner, automaton = Random(batch, seed), batch.rows[0].automaton
+    ((spans,), _) = decode_batch(runner, batch, 8192, Rules(open_at, end_bias))
     expected = leftmost_answers(masses(runner, automaton, end_bias), automaton, open_at)
     # In particular, not to follow a NEXT that is too improbable loses nothing.
     assert [(span.first, span.last) for span in spans] == [wanted[:2] for wanted in expected]
@@ -381,13 +368,10 @@ def test_the_first_opening_is_the_one_found_by_counting_whole_answers(
 @given(st.integers(1, 6), st.integers(0, 10**6), OPEN_AT, OPEN_AT)
 def test_a_lower_bar_opens_the_first_span_no_later(length: int, seed: int, one: float, two: float) -> None:
     # More is not promised: a span that opens sooner may cover two that a higher bar would have found.
-    text = text_of(tuple(range(10, 10 + length)))
-    builder = RowBuilder(PROMPT, "sentence-first", tree=True)
-    batch = collate(builder.rows(text, [TypeQuery("A", (30,))]))
+    batch = asked(text_of(tuple(range(10, 10 + length))))
     opened = []
     for open_at in sorted((one, two)):
-        config = DecodeConfig(opening="first", open_at=open_at)
-        ((spans,), _) = cllmfs.decoding.greedy._decode_batch(Random(batch, seed), builder, batch, config, None)
+        ((spans,), _) = decode_batch(Random(batch, seed), batch, 8192, Rules(open_at))
         opened.append(spans[0].first if spans else length)
     assert opened[0] <= opened[1]
 
@@ -418,31 +402,28 @@ def path_probabilities(
 @pytest.mark.parametrize("seed", [1, 2])
 def test_scores_are_conditional_probabilities_over_all_answers(seed: int) -> None:
     backbone = tiny_backbone("llama", seed=seed)
-    text = tokenize(backbone.tokenizer, "aba", edges="token")
+    encoder = Encoder(backbone.prompt, edges="token")
+    text = encoder.tokenize("aba")
     assert len(text) == 3 and all(text.start_ok) and all(text.end_ok)
-    builder = RowBuilder(backbone.prompt, "sentence-first", tree=True)
     most = 0
     for label in ("boat", "weather"):
-        query = TypeQuery(label, tuple(backbone.prompt.query(label)))
-        (row,) = builder.rows(text, [query])
-        answers = path_probabilities(backbone, [*row.prefix, *row.branches[0].ids], builder.automaton(text), -3.0)
+        query = encoder.query(label, label)
+        (row,) = encoder.rows(text, [query])
+        answers = path_probabilities(backbone, [*row.prefix, *row.branches[0].ids], row.automaton, -3.0)
         # none; a, ab, aba, b, ba; a a, a b, a ba, ab a, b a; a b a: one path for each, as a single a is the first
         assert ((0, 0), (1, 1), (2, 2)) in answers and () in answers and len(answers) == 12
         assert sum(answers.values()) == pytest.approx(1.0, abs=1e-6)
-        for opening in ("first", "best"):
-            config = DecodeConfig(opening=opening, open_at=0.15, end_bias=-3.0)
-            (spans,) = decode(backbone, builder, [Request(text, (query,))], config, bidirectional=False)
-            most = max(most, len(spans))
-            for count, span in enumerate(spans):
-                before = tuple((s.first, s.last) for s in spans[:count])
-                through = (*before, (span.first, span.last))
-                given_before = sum(p for a, p in answers.items() if a[:count] == before)
-                if opening == "first":  # and given that nothing opens to the left of it
-                    given_before -= sum(
-                        p for a, p in answers.items() if a[:count] == before and a[count:] and a[count][0] < span.first
-                    )
-                reached = sum(p for a, p in answers.items() if a[: count + 1] == through)
-                assert span.score == pytest.approx(reached / given_before, abs=1e-5)
+        (spans,) = decode(backbone, encoder, [Request(text, (query,))], rules=Rules(0.15, end_bias=-3.0))
+        most = max(most, len(spans))
+        for count, span in enumerate(spans):
+            before = tuple((s.first, s.last) for s in spans[:count])
+            through = (*before, (span.first, span.last))
+            given_before = sum(p for a, p in answers.items() if a[:count] == before)
+            given_before -= sum(  # and given that nothing opens to the left of it
+                p for a, p in answers.items() if a[:count] == before and a[count:] and a[count][0] < span.first
+            )
+            reached = sum(p for a, p in answers.items() if a[: count + 1] == through)
+            assert span.score == pytest.approx(reached / given_before, abs=1e-5)
     assert most >= 2
 
 
@@ -452,12 +433,10 @@ MIXED = (
     ("Oslo", {"place": (), "boat": (), "person": (), "weather": ()}),
 )
 
-
-FORTHCOMING = DecodeConfig(end_bias=-2.0, opening="best")
-EAGER = DecodeConfig(end_bias=-2.0, opening="first", open_at=0.1)
+EAGER = Rules(open_at=0.1, end_bias=-2.0)
 
 
-def same(one: list[list[TokenSpan]], two: list[list[TokenSpan]]) -> None:
+def same(one: list[list[DecodedSpan]], two: list[list[DecodedSpan]]) -> None:
     ranges = [[[(s.first, s.last, s.label) for s in spans] for spans in found] for found in (one, two)]
     assert ranges[0] == ranges[1]
     scores = [[s.score for spans in found for s in spans] for found in (one, two)]
@@ -467,14 +446,11 @@ def same(one: list[list[TokenSpan]], two: list[list[TokenSpan]]) -> None:
 
 @pytest.mark.parametrize("votes", [None, VOTING], ids=["no votes", "votes"])
 @pytest.mark.parametrize("nested", [False, True], ids=["flat", "nested"])
-@pytest.mark.parametrize("config", [FORTHCOMING, EAGER], ids=["best", "first"])
-def test_cached_is_uncached(
-    monkeypatch: pytest.MonkeyPatch, config: DecodeConfig, nested: bool, votes: VoteSettings | None
-) -> None:
+def test_cached_is_uncached(monkeypatch: pytest.MonkeyPatch, nested: bool, votes: VoteSettings | None) -> None:
     backbone = tiny_backbone("llama")
-    builder = RowBuilder(backbone.prompt, "sentence-first", tree=True, nested=nested)
+    encoder = Encoder(backbone.prompt, nested=nested)
     sizes: list[tuple[int, int, int]] = []
-    feed = cllmfs.decoding.runners.CachedRunner.feed
+    feed = CachedRunner.feed
 
     def watched(runner: Any, active: list[Any], guesses: list[tuple[int, ...]]) -> np.ndarray:
         before = len(runner.held)
@@ -482,12 +458,9 @@ def test_cached_is_uncached(
         sizes.append((before, len(active), len(runner.held)))
         return logits
 
-    monkeypatch.setattr(cllmfs.decoding.runners.CachedRunner, "feed", watched)
-    requests = requests_of(backbone, MIXED)
-    cached, plain = (
-        decode(backbone, builder, requests, config, bidirectional=False, voting=votes, cached=on)
-        for on in (True, False)
-    )
+    monkeypatch.setattr(CachedRunner, "feed", watched)
+    requests = requests_of(encoder, MIXED)
+    cached, plain = (decode(backbone, encoder, requests, voting=votes, rules=EAGER, cached=on) for on in (True, False))
     same(cached, plain)
     assert any(before > after for before, _, after in sizes)  # branches have left the cache
     assert any(needed < after for _, needed, after in sizes)  # and branches have stayed although finished
@@ -507,19 +480,18 @@ class Counted:
 @pytest.mark.parametrize("architecture", ["llama", "qwen3", "gpt2"])
 def test_guesses_change_the_number_of_passes_alone(monkeypatch: pytest.MonkeyPatch, architecture: str) -> None:
     backbone = tiny_backbone(architecture)
-    builder = RowBuilder(backbone.prompt, "sentence-first", tree=True)
+    encoder = Encoder(backbone.prompt)
+    requests = requests_of(encoder, MIXED)
+    plain = decode(backbone, encoder, requests, rules=EAGER, cached=False)
     passes = {}
     for most in (0, 1, 3, 8):
-        monkeypatch.setattr(cllmfs.decoding.greedy, "AHEAD", most)
-        run = Counted(backbone)
+        monkeypatch.setattr(cllmfs.decoding.greedy, "SPECULATIVE_TOKENS", most)
+        counted = Counted(backbone)
         with monkeypatch.context() as patch:
-            patch.setattr(backbone, "forward", run)
-            found = decode(backbone, builder, requests_of(backbone, MIXED), FORTHCOMING, bidirectional=False)
-        passes[most] = run.passes
-        same(
-            found,
-            decode(backbone, builder, requests_of(backbone, MIXED), FORTHCOMING, bidirectional=False, cached=False),
-        )
+            patch.setattr(backbone, "forward", counted)
+            found = decode(backbone, encoder, requests, rules=EAGER)
+        passes[most] = counted.passes
+        same(found, plain)
     assert passes[0] > passes[1] > passes[3] >= passes[8] > 1
 
 
@@ -527,25 +499,24 @@ def test_guesses_change_the_number_of_passes_alone(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("budget", [1, 150, 8192])
 def test_batched_is_single(cached: bool, budget: int) -> None:
     backbone = tiny_backbone("qwen3")
-    builder = RowBuilder(backbone.prompt, "sentence-first", tree=True)
-    config = DecodeConfig(end_bias=-2.0, batch_tokens=budget)
-    requests = requests_of(backbone, MIXED)
-    together = decode(backbone, builder, requests, config, bidirectional=False, cached=cached)
+    encoder = Encoder(backbone.prompt)
+    requests = requests_of(encoder, MIXED)
+    together = decode(backbone, encoder, requests, batch_tokens=budget, rules=EAGER, cached=cached)
     alone = []
     for request in requests:
         spans = []
         for query in request.queries:
             single = Request(request.sentence, (query,))
-            spans += decode(backbone, builder, [single], config, bidirectional=False)[0]
+            spans += decode(backbone, encoder, [single], batch_tokens=budget, rules=EAGER)[0]
         alone.append(spans)
     same(together, alone)
 
 
 def test_spans_come_in_the_order_asked_and_at_edges() -> None:
     backbone = tiny_backbone("llama")
-    builder = RowBuilder(backbone.prompt, "sentence-first", tree=True)
-    requests = requests_of(backbone, MIXED)
-    found = decode(backbone, builder, requests, DecodeConfig(end_bias=-4.0), bidirectional=False)
+    encoder = Encoder(backbone.prompt)
+    requests = requests_of(encoder, MIXED)
+    found = decode(backbone, encoder, requests, rules=Rules(end_bias=-4.0))
     assert sum(map(len, found)) > 5
     for request, spans in zip(requests, found, strict=True):
         labels = [query.label for query in request.queries]
@@ -560,44 +531,41 @@ def test_spans_come_in_the_order_asked_and_at_edges() -> None:
 
 def test_nothing_asked_and_nothing_to_read() -> None:
     backbone = tiny_backbone("llama")
-    builder = RowBuilder(backbone.prompt, "sentence-first", tree=True)
-    query = TypeQuery("boat", tuple(backbone.prompt.query("boat")))
-    empty, some = tokenize(backbone.tokenizer, ""), tokenize(backbone.tokenizer, "Oslo")
+    encoder = Encoder(backbone.prompt)
+    query = encoder.query("boat", "boat")
+    empty, some = encoder.tokenize(""), encoder.tokenize("Oslo")
     requests = [Request(empty, (query,)), Request(some, ()), Request(some, (query,))]
-    config = DecodeConfig(end_bias=-50.0)
-    found = decode(backbone, builder, requests, config, bidirectional=False)
+    found = decode(backbone, encoder, requests, rules=Rules(end_bias=-50.0))
     assert found[:2] == [[], []] and found[2]
-    assert decode(backbone, builder, [], config, bidirectional=False) == []
+    assert decode(backbone, encoder, []) == []
 
 
 def test_a_model_in_training_is_put_at_rest() -> None:
     backbone = fresh_backbone("gpt2", resid_pdrop=0.5, embd_pdrop=0.5)
-    builder = RowBuilder(backbone.prompt, "sentence-first", tree=True)
+    encoder = Encoder(backbone.prompt)
     found = []
     for training in (False, True, True):
         backbone.model.train(training)
-        found.append(decode(backbone, builder, requests_of(backbone), FORTHCOMING, bidirectional=False))
+        found.append(decode(backbone, encoder, requests_of(encoder), rules=EAGER))
         assert backbone.model.training == training
     assert found[0] == found[1] == found[2] and any(found[0])
 
 
-def all_votes(found: list[list[TokenSpan]]) -> list[float]:
+def all_votes(found: list[list[DecodedSpan]]) -> list[float]:
     return [span.vote for spans in found for span in spans]
 
 
 def test_votes_are_those_of_the_states_and_change_no_span() -> None:
     backbone = tiny_backbone("llama")
-    builder = RowBuilder(backbone.prompt, "sentence-first", tree=True)
-    requests = requests_of(backbone)
-    silent, voted = (
-        decode(backbone, builder, requests, EAGER, bidirectional=False, voting=voting) for voting in (None, VOTING)
-    )
+    encoder = Encoder(backbone.prompt)
+    requests = requests_of(encoder)
+    silent, voted = (decode(backbone, encoder, requests, voting=voting, rules=EAGER) for voting in (None, VOTING))
     assert set(all_votes(silent)) == {0.0}
     assert [[replace(span, vote=0.0) for span in spans] for spans in voted] == silent
     for request, spans in zip(requests, voted, strict=True):
-        (row,) = builder.rows(request.sentence, request.queries)
+        (row,) = encoder.rows(request.sentence, request.queries)
         batch = collate([row])
-        states = run(backbone, batch, False, VOTING.layer).layer
+        states = forward_batch(backbone, batch, VOTING.layer).layer
         assert states is not None
         sentence = states[0, row.sentence_at : row.sentence_at + len(row.sentence)]
         none = states[0, row.sentence_at - 1]
@@ -613,17 +581,10 @@ def test_votes_are_those_of_the_states_and_change_no_span() -> None:
 @pytest.mark.parametrize("tree", [True, False], ids=["tree", "rows"])
 def test_types_in_several_rows_vote_as_those_in_one_row(tree: bool) -> None:
     backbone = tiny_backbone("llama")
-    requests = requests_of(backbone)
+    encoders = [Encoder(backbone.prompt), Encoder(backbone.prompt, tree=tree)]
     whole, parts = (
-        decode(
-            backbone,
-            RowBuilder(backbone.prompt, "sentence-first", as_tree),
-            requests,
-            replace(EAGER, batch_tokens=budget),
-            bidirectional=False,
-            voting=VOTING,
-        )
-        for as_tree, budget in ((True, 8192), (tree, 1))
+        decode(backbone, encoder, requests_of(encoder), batch_tokens=budget, voting=VOTING, rules=EAGER)
+        for encoder, budget in zip(encoders, (8192, 1), strict=True)
     )
     same(whole, parts)
     assert all_votes(whole) == pytest.approx(all_votes(parts), abs=1e-4)
@@ -631,15 +592,15 @@ def test_types_in_several_rows_vote_as_those_in_one_row(tree: bool) -> None:
 
 def test_a_type_asked_alone_is_voted_on_against_no_entity() -> None:
     backbone = tiny_backbone("llama")
-    builder = RowBuilder(backbone.prompt, "sentence-first", tree=True)
-    requests = [replace(request, queries=request.queries[:1]) for request in requests_of(backbone)]
-    votes = all_votes(decode(backbone, builder, requests, EAGER, bidirectional=False, voting=VOTING))
+    encoder = Encoder(backbone.prompt)
+    requests = [replace(request, queries=request.queries[:1]) for request in requests_of(encoder)]
+    votes = all_votes(decode(backbone, encoder, requests, voting=VOTING, rules=EAGER))
     assert votes and all(vote < 0.0 for vote in votes)
 
 
 def test_a_cache_with_room_holds_what_the_librarys_holds() -> None:
     draw = torch.Generator().manual_seed(0)
-    roomy, plain = cllmfs.decoding.runners._roomy_cache(), DynamicCache()
+    roomy, plain = roomy_cache(), DynamicCache()
     rows, columns = 3, 0
     for size, kept in ((5, []), (1, []), (30, []), (1, [2, 0]), (1, []), (20, [0]), (1, [])):
         if kept:

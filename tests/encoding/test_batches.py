@@ -11,19 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cllmfs.encoding.batches import (
-    IGNORE,
-    PADDING,
-    PREFIX,
-    Branch,
-    Row,
-    RowBuilder,
-    TypeQuery,
-    collate,
-    pack,
-    tree_mask,
-)
+from cllmfs.encoding.automaton import SpanAutomaton
+from cllmfs.encoding.batches import IGNORE, PADDING, PREFIX, collate, pack, tree_mask
+from cllmfs.encoding.encoder import Encoder
 from cllmfs.encoding.prompts import PromptTemplate
+from cllmfs.encoding.rows import Branch, Row, TypeQuery
 from cllmfs.encoding.tokens import TokenizedText
 
 NEXT, END = 4, 5
@@ -44,11 +36,12 @@ QUERIES = (TypeQuery("A", (30,), ((0, 0), (1, 2))), TypeQuery("B", (31, 32), ())
 
 
 def test_tree_row() -> None:
-    (row,) = RowBuilder(PROMPT, "sentence-first", tree=True).rows(SENTENCE, QUERIES, 8)
+    (row,) = Encoder(PROMPT).rows(SENTENCE, QUERIES, 8)
     assert row.prefix == (9, 1, 20, 21, 20, 2, 6)
     assert row.sentence_at == 2 and row.prefix[2:5] == SENTENCE.ids
     assert row.candidates == (NEXT, END, 20, 21)
     assert row.index == 8
+    assert row.automaton.ids == SENTENCE.ids and not row.bidirectional
     first, second = row.branches
     assert first.ids == (30, 3, 7, 20, NEXT, 21, 20)  # the answer's END is predicted, never fed
     assert first.anchor == 2 and first.ids[first.anchor] == 7
@@ -66,14 +59,14 @@ def test_tree_row() -> None:
 
 
 def test_separate_rows_are_the_branches_of_the_tree() -> None:
-    (tree,) = RowBuilder(PROMPT, "sentence-first", tree=True).rows(SENTENCE, QUERIES)
-    rows = RowBuilder(PROMPT, "sentence-first", tree=False).rows(SENTENCE, QUERIES)
+    (tree,) = Encoder(PROMPT).rows(SENTENCE, QUERIES)
+    rows = Encoder(PROMPT, tree=False).rows(SENTENCE, QUERIES)
     assert [row.branches for row in rows] == [(branch,) for branch in tree.branches]
     assert all(row.prefix == tree.prefix and row.sentence_at == tree.sentence_at for row in rows)
 
 
 def test_type_first_is_one_sequence_a_type() -> None:
-    rows = RowBuilder(PROMPT, "type-first", tree=True).rows(SENTENCE, QUERIES)
+    rows = Encoder(PROMPT, order="type-first").rows(SENTENCE, QUERIES)
     assert [row.prefix for row in rows] == [(), ()]
     first, second = (row.branches[0] for row in rows)
     assert first.ids == (9, 30, 1, 20, 21, 20, 2, 6, 3, 7, 20, NEXT, 21, 20)
@@ -84,29 +77,38 @@ def test_type_first_is_one_sequence_a_type() -> None:
 
 
 def test_without_gold_there_is_no_answer() -> None:
-    (row,) = RowBuilder(PROMPT, "sentence-first", tree=True).rows(SENTENCE, [TypeQuery("A", (30,))])
+    (row,) = Encoder(PROMPT).rows(SENTENCE, [TypeQuery("A", (30,))])
     assert row.branches == (Branch("A", (30, 3, 7), 2),)
 
 
 @pytest.mark.parametrize("order", ["sentence-first", "type-first"])
 @pytest.mark.parametrize("tree", [True, False])
 def test_without_queries_there_are_no_rows(order: str, tree: bool) -> None:
-    assert RowBuilder(PROMPT, order, tree).rows(SENTENCE, []) == []
+    assert Encoder(PROMPT, order=order, tree=tree).rows(SENTENCE, []) == []
 
 
 def test_gold_that_cannot_be_answered_is_refused() -> None:
-    builder = RowBuilder(PROMPT, "sentence-first", tree=True)
+    encoder = Encoder(PROMPT)
     overlapping = [TypeQuery("A", (30,), ((0, 1), (1, 2)))]
     with pytest.raises(ValueError, match="no answer"):
-        builder.rows(SENTENCE, overlapping)
-    (row,) = RowBuilder(PROMPT, "sentence-first", tree=True, nested=True).rows(SENTENCE, overlapping)
+        encoder.rows(SENTENCE, overlapping)
+    (row,) = Encoder(PROMPT, nested=True).rows(SENTENCE, overlapping)
     assert row.branches[0].ids[3:] == (20, 21, NEXT, 21, 20)
 
 
+@pytest.mark.parametrize("tree", [True, False])
+def test_rows_and_batches_know_how_their_prefix_is_read(tree: bool) -> None:
+    for bidirectional in (True, False):
+        rows = Encoder(PROMPT, tree=tree, bidirectional=bidirectional).rows(SENTENCE, QUERIES)
+        assert {row.bidirectional for row in rows} == {bidirectional} == {collate(rows).bidirectional}
+    ordered = Encoder(PROMPT, order="type-first", tree=tree, bidirectional=True).rows(SENTENCE, QUERIES)
+    assert not any(row.bidirectional for row in ordered), "a row without a prefix has nothing to read both ways"
+
+
 def batch_of_two() -> Any:
-    builder = RowBuilder(PROMPT, "sentence-first", tree=True)
-    rows = builder.rows(SENTENCE, QUERIES, 0)
-    rows += builder.rows(text_of(22), [TypeQuery("B", (31, 32), ((0, 0),))], 1)
+    encoder = Encoder(PROMPT)
+    rows = encoder.rows(SENTENCE, QUERIES, 0)
+    rows += encoder.rows(text_of(22), [TypeQuery("B", (31, 32), ((0, 0),))], 1)
     return collate(rows)
 
 
@@ -174,7 +176,10 @@ def test_tree_mask(shared: int, sizes: list[int], padding: int, bidirectional: b
 @settings(deadline=None)
 @given(st.lists(st.integers(1, 12), max_size=20), st.integers(1, 40))
 def test_pack(lengths: list[int], budget: int) -> None:
-    rows = [Row(tuple(range(n - 1)), (Branch("A", (0,), 0),), 0, text_of(), (), i) for i, n in enumerate(lengths)]
+    nothing = SpanAutomaton((), (), (), NEXT, END)
+    rows = [
+        Row(tuple(range(n - 1)), (Branch("A", (0,), 0),), 0, text_of(), (), nothing, i) for i, n in enumerate(lengths)
+    ]
     groups = list(pack(rows, budget))
     assert sorted(row.index for group in groups for row in group) == list(range(len(lengths)))
     for group in groups:

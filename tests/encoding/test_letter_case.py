@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,21 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cllmfs.config import Config, DecodeConfig, LossConfig
+from cllmfs.config import Config, LossConfig
 from cllmfs.decoding.extraction import Extractor
-from cllmfs.decoding.greedy import Request, decode
+from cllmfs.decoding.greedy import Rules, decode
 from cllmfs.decoding.runners import VoteSettings
-from cllmfs.encoding.batches import RowBuilder, TypeQuery, collate
+from cllmfs.encoding.batches import collate
+from cllmfs.encoding.encoder import Encoder
 from cllmfs.encoding.prompts import PromptTemplate
+from cllmfs.encoding.rows import Request, Row, TypeQuery
 from cllmfs.encoding.tokens import TokenizedText, tokenize
 from cllmfs.errors import ModelError
 from cllmfs.model.backbone import Backbone
 from cllmfs.model.loading import PROMPT_FILE, load_backbone
 from cllmfs.schema import LabelSet
 from cllmfs.training.objective import batch_loss
+from cllmfs.training.recipe import Recipe
 from cllmfs.words import word_units
 from tests.conftest import (
     EXAMPLES,
@@ -86,8 +90,7 @@ def kind_of(word: str) -> int:
 )
 @pytest.mark.parametrize("name", ["byte", "word"])
 def test_every_token_of_a_word_has_the_words_case(name: str, word: str, kind: int) -> None:
-    with cut_tokenizer(name) as tokenizer:
-        tokens = tokenize(tokenizer, word)
+    tokens = tokenize(cut_tokenizer(name), word)
     assert kind_of(word) == kind
     assert len(tokens) > 0 and tokens.cases == (kind,) * len(tokens)
 
@@ -96,8 +99,7 @@ def test_every_token_of_a_word_has_the_words_case(name: str, word: str, kind: in
 @given(text=texts())
 @settings(deadline=None)
 def test_each_word_of_a_text_has_its_own_case(name: str, text: str) -> None:
-    with cut_tokenizer(name) as tokenizer:
-        tokens = tokenize(tokenizer, text)
+    tokens = tokenize(cut_tokenizer(name), text)
     kinds = tokens.cases
     assert len(kinds) == len(tokens)
     units = word_units(text)
@@ -112,29 +114,26 @@ def test_each_word_of_a_text_has_its_own_case(name: str, text: str) -> None:
 
 
 def test_folded_tokens_are_told_apart_by_case_alone() -> None:
-    with cut_tokenizer("word") as tokenizer:
-        one, two = (tokenize(tokenizer, text) for text in ("Ada saw ROME", "ADA saw rome"))
+    one, two = (tokenize(cut_tokenizer("word"), text) for text in ("Ada saw ROME", "ADA saw rome"))
     assert one.ids == two.ids
     assert one.cases == (1, 0, 0, 0, 2) and two.cases == (2, 0, 0, 0, 0)
 
 
 def test_punctuation_parts_words() -> None:
-    with cut_tokenizer("word") as tokenizer:
-        tokens = tokenize(tokenizer, "the-ADA's")
+    tokenizer = cut_tokenizer("word")
+    tokens = tokenize(tokenizer, "the-ADA's")
     assert tokenizer.convert_ids_to_tokens(tokens.ids) == ["the", "-", "ada", "'", "s"]
     assert tokens.cases == (0, 0, 2, 0, 0)
 
 
 def test_no_tokens_have_no_case() -> None:
-    with cut_tokenizer("word") as tokenizer:
-        assert tokenize(tokenizer, "").cases == ()
+    assert tokenize(cut_tokenizer("word"), "").cases == ()
 
 
 @given(words=st.lists(st.sampled_from(["Ada", "ROME", "boat", "qX", "東京", "-", "1st"]), min_size=1), data=st.data())
 @settings(deadline=None)
 def test_a_window_cut_at_words_has_the_cases_of_the_whole(words: list[str], data: st.DataObject) -> None:
-    with cut_tokenizer("word") as tokenizer:
-        tokens = tokenize(tokenizer, " ".join(words))
+    tokens = tokenize(cut_tokenizer("word"), " ".join(words))
     starts = [token for token in range(len(tokens)) if tokens.start_ok[token]]
     ends = [token + 1 for token in range(len(tokens)) if tokens.end_ok[token]]
     begin = data.draw(st.sampled_from(starts))
@@ -143,15 +142,13 @@ def test_a_window_cut_at_words_has_the_cases_of_the_whole(words: list[str], data
 
 
 def test_a_window_cut_inside_a_word_lends_no_case_to_its_rest() -> None:
-    with cut_tokenizer("word") as tokenizer:
-        tokens = tokenize(tokenizer, "boatly QQ the")
+    tokens = tokenize(cut_tokenizer("word"), "boatly QQ the")
     assert tokens.cases == (0, 0, 2, 2, 0)
     assert tokens.slice(1, len(tokens)).cases == (0, 2, 2, 0)
 
 
 def test_the_case_of_a_word_does_not_depend_on_where_spans_may_begin() -> None:
-    with cut_tokenizer("word") as tokenizer:
-        for_words, for_tokens = (tokenize(tokenizer, "iPad and NATO", edges) for edges in ("word", "token"))
+    for_words, for_tokens = (tokenize(cut_tokenizer("word"), "iPad and NATO", edges) for edges in ("word", "token"))
     assert for_words.cases == for_tokens.cases
 
 
@@ -160,17 +157,16 @@ def test_the_case_of_a_word_does_not_depend_on_where_spans_may_begin() -> None:
 
 def test_rows_carry_cases_only_where_the_base_reads_them(cased: Backbone) -> None:
     for tree in (True, False):
-        for row in rows_of(cased, RowBuilder(cased.prompt, "sentence-first", tree)):
+        for row in rows_of(Encoder(cased.prompt, tree=tree)):
             assert row.cases == row.sentence.cases
-        plain = tiny_backbone("bert")
-        rows = rows_of(plain, RowBuilder(plain.prompt, "sentence-first", tree))
+        rows = rows_of(Encoder(tiny_backbone("bert").prompt, tree=tree))
         assert all(row.cases == () for row in rows)
         assert collate(rows).cases is None
 
 
 @pytest.mark.parametrize("order", ["sentence-first", "type-first"])
 def test_a_batch_has_cases_at_the_sentences_and_nowhere_else(cased: Backbone, order: str) -> None:
-    rows = rows_of(cased, RowBuilder(cased.prompt, order, tree=True))
+    rows = rows_of(Encoder(cased.prompt, order=order))
     batch = collate(rows)
     assert batch.cases is not None and batch.cases.shape == batch.ids.shape and batch.cases.dtype == torch.long
     for r, row in enumerate(rows):
@@ -182,7 +178,7 @@ def test_a_batch_has_cases_at_the_sentences_and_nowhere_else(cased: Backbone, or
 
 
 def test_a_batch_takes_its_cases_along(cased: Backbone) -> None:
-    batch = collate(rows_of(cased, RowBuilder(cased.prompt, "sentence-first", tree=True)))
+    batch = collate(rows_of(Encoder(cased.prompt)))
     assert batch.cases is not None and batch.cases.any()
     moved = batch.to(torch.device("meta"))
     assert moved.cases is not None and moved.cases.device.type == "meta" and moved.cases.shape == batch.cases.shape
@@ -211,8 +207,8 @@ def test_cases_are_the_models_token_type_ids(cased: Backbone) -> None:
 
 def loss_and_gradient(backbone: Backbone, tree: bool, bidirectional: bool) -> tuple[float, torch.Tensor]:
     backbone.model.zero_grad(set_to_none=True)
-    batch = collate(rows_of(backbone, RowBuilder(backbone.prompt, "sentence-first", tree)))
-    loss = batch_loss(backbone, batch, LossConfig(contrastive="infonce", contrastive_layer=0.5), bidirectional).total
+    batch = collate(rows_of(Encoder(backbone.prompt, tree=tree, bidirectional=bidirectional)))
+    loss = batch_loss(backbone, batch, LossConfig(contrastive_layer=0.5), Recipe(1e-3, 1)).total
     loss.backward()
     gradient = backbone.model.bert.embeddings.token_type_embeddings.weight.grad.clone()
     backbone.model.zero_grad(set_to_none=True)
@@ -234,16 +230,12 @@ def test_a_tree_with_cases_costs_what_its_branches_cost(cased: Backbone, bidirec
 
 @pytest.mark.parametrize("bidirectional", [False, True], ids=["causal", "bidirectional"])
 @pytest.mark.parametrize("votes", [None, VoteSettings(1, 0.5)], ids=["no votes", "votes"])
-@pytest.mark.parametrize("opening", ["first", "best"])
 def test_cached_trees_decode_with_cases_what_plain_rows_decode(
-    cased: Backbone, opening: str, votes: VoteSettings | None, bidirectional: bool
+    cased: Backbone, votes: VoteSettings | None, bidirectional: bool
 ) -> None:
-    config = DecodeConfig(end_bias=-3.0, opening=opening)
-
     def found(backbone: Backbone, tree: bool, cached: bool) -> list[list[Any]]:
-        builder = RowBuilder(backbone.prompt, "sentence-first", tree)
-        requests = requests_of(backbone)
-        return decode(backbone, builder, requests, config, bidirectional=bidirectional, voting=votes, cached=cached)
+        encoder = Encoder(backbone.prompt, tree=tree, bidirectional=bidirectional)
+        return decode(backbone, encoder, requests_of(encoder), voting=votes, rules=Rules(end_bias=-3.0), cached=cached)
 
     def ranges(spans: list[list[Any]]) -> list[list[tuple[int, int, str]]]:
         return [[(span.first, span.last, span.label) for span in part] for part in spans]
@@ -271,39 +263,43 @@ def uncased_backbone(letter_case: bool) -> Backbone:
 @pytest.mark.parametrize("reads", [True, False])
 def test_an_uncased_base_sees_capitals_only_by_their_case(reads: bool) -> None:
     backbone = uncased_backbone(reads)
-    builder = RowBuilder(backbone.prompt, "sentence-first", tree=True)
-    query = TypeQuery("boat", tuple(backbone.prompt.query("boat")))
-    sentences = [tokenize(backbone.tokenizer, text) for text in ("the boat Ada", "the boat ada", "the boat ADA")]
+    encoder = Encoder(backbone.prompt, bidirectional=True)
+    queries = encoder.queries({"boat": ""})
+    sentences = [encoder.tokenize(text) for text in ("the boat Ada", "the boat ada", "the boat ADA")]
     assert len({sentence.ids for sentence in sentences}) == 1
     found = decode(
-        backbone, builder, [Request(sentence, (query,)) for sentence in sentences],
-        DecodeConfig(end_bias=-20.0, opening="best"), bidirectional=True,
-    )  # fmt: skip
+        backbone, encoder, [Request(sentence, queries) for sentence in sentences], rules=Rules(end_bias=-20.0)
+    )
     assert all(found)
     answers = {tuple((span.first, span.last, round(span.score, 4)) for span in spans) for spans in found}
     assert len(answers) == (3 if reads else 1)
 
 
-def test_windows_of_a_long_text_carry_the_cases_of_their_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    backbone = uncased_backbone(True)
-    text = "the boat Ada ROME " * 12
-    seen: list[tuple[int, tuple[int, ...], TokenizedText]] = []
-    build = RowBuilder.rows
+class Watching(Encoder):
+    """An encoder that notes the rows it makes."""
 
-    def watched(builder: RowBuilder, sentence: TokenizedText, *rest: Any) -> Any:
-        rows = build(builder, sentence, *rest)
-        seen.extend((row.sentence_at, row.cases, row.sentence) for row in rows)
+    def __init__(self, *parts: Any, **settings: Any) -> None:
+        super().__init__(*parts, **settings)
+        self.made: list[Row] = []
+
+    def rows(self, sentence: TokenizedText, queries: Sequence[TypeQuery], index: int = 0) -> list[Row]:
+        rows = super().rows(sentence, queries, index)
+        self.made += rows
         return rows
 
-    monkeypatch.setattr(RowBuilder, "rows", watched)
-    config = Config().with_settings(["decode.window_tokens=10", "decode.overlap_tokens=4", "decode.batch_tokens=100"])
-    (document,) = Extractor(backbone, config).extract([text], LabelSet(["boat"]))
-    assert document.windows == len(seen) > 4
+
+def test_windows_of_a_long_text_carry_the_cases_of_their_words() -> None:
+    backbone = uncased_backbone(True)
+    text = "the boat Ada ROME " * 12
+    encoder = Watching(backbone.prompt, window_tokens=10, overlap_tokens=4)
+    config = Config().with_settings(["runtime.batch_tokens=100"])
+    (document,) = Extractor(backbone, config, encoder).extract([text], LabelSet(["boat"]))
+    assert document.windows == len(encoder.made) > 4
     kinds = {"the": 0, "boat": 0, "Ada": 1, "ROME": 2}
-    for _, cases, sentence in seen:
-        starts = [start for start in sentence.char_start if start >= 0]
+    for row in encoder.made:
+        starts = [start for start in row.sentence.char_start if start >= 0]
         words = [text[start:].split(" ", 1)[0] for start in starts]
-        assert list(cases) == [kinds[word] for word in words]
+        assert list(row.cases) == [kinds[word] for word in words]
 
 
 # the template
@@ -333,5 +329,5 @@ def test_a_base_on_disk_says_whether_it_reads_letter_case(tmp_path: Path) -> Non
         record = {**SHORT_TEMPLATE.to_dict(), "letter_case": wanted}
         (folder / PROMPT_FILE).write_text(json.dumps(record), encoding="utf-8")
         backbone = load_backbone(str(folder), device="cpu")
-        rows = rows_of(backbone, RowBuilder(backbone.prompt, "sentence-first", tree=True), EXAMPLES[:1])
+        rows = rows_of(Encoder(backbone.prompt), EXAMPLES[:1])
         assert bool(rows[0].cases) is wanted

@@ -100,6 +100,21 @@ def test_bytes_by_hand() -> None:
     assert prompt.query("work") is prompt.query("work")  # encoded once
 
 
+@pytest.mark.parametrize("family", ["llama-3", "qwen3"])
+def test_fixed_pieces_have_the_tokens_of_the_base_and_users_words_are_cut(family: str) -> None:
+    tokenizer = tokenizer_named(family)
+    prompt = EncodedPrompt(PromptTemplate(), tokenizer)
+    assert tokenizer.convert_ids_to_tokens(prompt.before) == ["Sentence", ":Ċ"], "as the base was trained to read it"
+    for name in ("before", "after", "open"):
+        piece = getattr(PromptTemplate, name)
+        assert getattr(prompt, name) == tokenizer(piece, add_special_tokens=False)["input_ids"]
+    asked = 'Extract every entity of the type "e.g. a".\n'
+    assert prompt.query("e.g. a") == prompt.tokenizer(asked, add_special_tokens=False)["input_ids"]
+    assert prompt.query("e.g. a") != tokenizer(asked, add_special_tokens=False)["input_ids"]
+    assert len(prompt.tokenizer("x:\n", add_special_tokens=False)["input_ids"]) == 3
+    assert len(tokenizer("x:\n", add_special_tokens=False)["input_ids"]) == 2, "its own tokenizer is left as it is"
+
+
 def test_pieces_of_the_vocabulary_mean_that_token() -> None:
     tokenizer = tokenizer_named("word")
     prompt = EncodedPrompt(SPECIAL, tokenizer)
@@ -155,7 +170,7 @@ def test_a_delimiter_that_is_no_token(tokenizer: str, template: PromptTemplate, 
     with pytest.raises(ModelError) as caught:
         EncodedPrompt(template, tokenizer_named(tokenizer))
     assert str(caught.value) == (
-        f"the prompt's {name!r} delimiter must be one token of the base's vocabulary; none of {candidates} is: "
+        f"the prompt's {name!r} delimiter must be one token of the base's vocabulary, but none of {candidates} is: "
         "name one in the base's cllmfs_prompt.json"
     )
 

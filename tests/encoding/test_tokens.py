@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,7 +13,15 @@ from cllmfs.encoding.tokens import TokenizedText, align, tokenize, with_word_cut
 from cllmfs.errors import DataError, ModelError
 from cllmfs.schema import Span
 from cllmfs.words import clusters, word_units
-from tests.conftest import TEXT_PIECES, byte_tokenizer, cut_tokenizer, texts, tokenizer_names, word_tokenizer
+from tests.conftest import (
+    TEXT_PIECES,
+    byte_tokenizer,
+    cut_tokenizer,
+    texts,
+    tokenizer_named,
+    tokenizer_names,
+    word_tokenizer,
+)
 
 
 def without_spaces(text: str) -> str:
@@ -34,9 +41,8 @@ KEEPS = {
 
 
 @pytest.fixture(scope="module", params=tokenizer_names())
-def named(request: pytest.FixtureRequest) -> Iterator[tuple[str, Any]]:
-    with cut_tokenizer(request.param) as tokenizer:
-        yield request.param, tokenizer
+def named(request: pytest.FixtureRequest) -> tuple[str, Any]:
+    return request.param, cut_tokenizer(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +133,7 @@ PROSE = (
 def test_every_word_unit_of_prose_is_reachable(named: tuple[str, Any], text: str) -> None:
     name, tokenizer = named
     units = word_units(text)
-    if name == "word":  # WordPiece drops what its normaliser calls control, and a word of it alone has no token
+    if name == "word":  # WordPiece drops what its normalizer calls control, and a word of it alone has no token
         units = [(s, e) for s, e in units if not all(unicodedata.category(char) == "Cf" for char in text[s:e])]
     tokens = tokenize(tokenizer, text)
     unreachable = [text[start:end] for start, end in units if tokens.token_range(start, end) is None]
@@ -218,6 +224,20 @@ def test_half_a_surrogate_pair_is_refused(bytes_cut: Any, text: str) -> None:
 def test_slow_tokenizers_are_refused() -> None:
     with pytest.raises(ModelError, match=r"a fast tokenizer \(tokenizer\.json\) is needed .*, got str; convert"):
         with_word_cuts("no tokenizer")
+
+
+@pytest.mark.parametrize("name", tokenizer_names())
+def test_the_tokenizer_of_the_base_stays_as_it_was(name: str) -> None:
+    tokenizer = tokenizer_named(name)
+    texts_with_punctuation = [*PROSE, "Sentence:\n", "it's: (e.g.) a-b;\n\n"]
+    before = [tokenizer(text)["input_ids"] for text in texts_with_punctuation]
+    backend = tokenizer.backend_tokenizer.to_str()
+    cut = with_word_cuts(tokenizer)
+    for text in texts_with_punctuation:
+        tokenize(cut, text)
+    assert cut is not tokenizer and cut.backend_tokenizer.to_str() != backend
+    assert tokenizer.backend_tokenizer.to_str() == backend
+    assert [tokenizer(text)["input_ids"] for text in texts_with_punctuation] == before
 
 
 def test_cutting_twice_changes_nothing() -> None:

@@ -10,12 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from cllmfs.config import DecodeConfig, LossConfig
-from cllmfs.decoding.greedy import decode
+from cllmfs.config import Config, LossConfig
+from cllmfs.decoding.greedy import Rules, decode
 from cllmfs.decoding.runners import VoteSettings
-from cllmfs.encoding.batches import IGNORE, RowBuilder, collate
+from cllmfs.encoding.batches import IGNORE, collate
+from cllmfs.encoding.encoder import Encoder
+from cllmfs.errors import ModelError
 from cllmfs.model.backbone import Backbone
 from cllmfs.training.objective import batch_loss
+from cllmfs.training.recipe import Recipe
 from tests.conftest import ARCHITECTURES, EXAMPLES, FAMILIES, fresh_backbone, requests_of, rows_of, tiny_backbone
 
 CASES = [
@@ -25,16 +28,16 @@ CASES = [
 ]
 IDS = ["-".join((name, family, "bidirectional" if both else "causal")) for name, family, both in CASES]
 LOSS = LossConfig(contrastive="infonce", contrastive_layer=0.5)
+RECIPE = Recipe(learning_rate=1e-3, steps=1)
 
 
 def losses_and_gradients(
     backbone: Backbone, tree: bool, bidirectional: bool, config: LossConfig = LOSS
 ) -> tuple[tuple[float, float], dict[str, Tensor]]:
-    builder = RowBuilder(backbone.prompt, "sentence-first", tree)
-    batch = collate(rows_of(backbone, builder))
+    batch = collate(rows_of(Encoder(backbone.prompt, tree=tree, bidirectional=bidirectional)))
     assert (len(batch.rows) < len(batch.labels)) == tree
     backbone.model.zero_grad(set_to_none=True)
-    parts = batch_loss(backbone, batch, config, bidirectional)
+    parts = batch_loss(backbone, batch, config, RECIPE)
     parts.total.backward()
     gradients = {name: p.grad.clone() for name, p in backbone.model.named_parameters() if p.grad is not None}
     backbone.model.zero_grad(set_to_none=True)
@@ -64,11 +67,9 @@ def test_tree_costs_what_its_branches_cost(architecture: str, family: str, bidir
         torch.testing.assert_close(gradient, by_rows[name], rtol=1e-4, atol=1e-4 * largest, msg=lambda m, n=name: n + m)
 
 
-@pytest.mark.parametrize("form", ["ancestor", "supcon"])
-def test_other_contrastive_forms_do_not_see_the_rows(form: str) -> None:
-    # "span" is left out: it contrasts the types of one row with one another, so it does depend on the rows.
+def test_the_ancestors_contrastive_form_does_not_see_the_rows() -> None:
     backbone = tiny_backbone("llama")
-    config = LossConfig(contrastive=form, contrastive_layer=0.5)
+    config = LossConfig(contrastive="ancestor", contrastive_layer=0.5)
     tree, by_tree = losses_and_gradients(backbone, True, False, config)
     apart, by_rows = losses_and_gradients(backbone, False, False, config)
     assert tree == pytest.approx(apart, abs=1e-4)
@@ -79,20 +80,13 @@ def test_other_contrastive_forms_do_not_see_the_rows(form: str) -> None:
 @pytest.mark.parametrize("architecture, family, bidirectional", CASES, ids=IDS)
 def test_tree_decodes_what_its_branches_decode(architecture: str, family: str, bidirectional: bool) -> None:
     backbone = tiny_backbone(architecture, family)
-    requests = requests_of(backbone)
+    encoders = [Encoder(backbone.prompt, tree=tree, bidirectional=bidirectional) for tree in (True, False)]
+    requests = requests_of(encoders[0])
     voting = VoteSettings(1, 0.5)
     for votes in (None, voting):
         tree, apart, plain = (
-            decode(
-                backbone,
-                RowBuilder(backbone.prompt, "sentence-first", as_tree),
-                requests,
-                DecodeConfig(end_bias=-3.0),
-                bidirectional=bidirectional,
-                voting=votes,
-                cached=cached,
-            )
-            for as_tree, cached in ((True, True), (False, True), (False, False))
+            decode(backbone, encoder, requests, voting=votes, rules=Rules(end_bias=-3.0), cached=cached)
+            for encoder, cached in ((encoders[0], True), (encoders[1], True), (encoders[1], False))
         )
         assert any(tree)
         assert spans_of(tree) == spans_of(apart) == spans_of(plain)
@@ -103,41 +97,36 @@ def test_tree_decodes_what_its_branches_decode(architecture: str, family: str, b
         assert any(cast[0]) == (votes is not None)
 
 
-@pytest.mark.parametrize("bidirectional", [False, True])
-def test_attention_inside_the_prefix_matters(bidirectional: bool) -> None:
+def test_attention_inside_the_prefix_matters() -> None:
     backbone = tiny_backbone("bert")
-    batch = collate(rows_of(backbone, RowBuilder(backbone.prompt, "sentence-first", True)))
-    ours = batch_loss(backbone, batch, LOSS, bidirectional).language.item()
-    other = batch_loss(backbone, batch, LOSS, not bidirectional).language.item()
-    assert abs(ours - other) > 1e-3
+    batches = [collate(rows_of(Encoder(backbone.prompt, bidirectional=both))) for both in (False, True)]
+    causal, bidirectional = (batch_loss(backbone, batch, LOSS, RECIPE).language.item() for batch in batches)
+    assert abs(causal - bidirectional) > 1e-3
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_type_first_runs(architecture: str) -> None:
     backbone = tiny_backbone(architecture)
-    builder = RowBuilder(backbone.prompt, "type-first", True)
-    rows = rows_of(backbone, builder)
+    encoder = Encoder(backbone.prompt, order="type-first")
+    rows = rows_of(encoder)
     assert all(len(row.branches) == 1 and not row.prefix for row in rows)
-    parts = batch_loss(backbone, collate(rows), LOSS, False)
+    parts = batch_loss(backbone, collate(rows), LOSS, RECIPE)
     assert math.isfinite(parts.total.item())
-    found = decode(backbone, builder, requests_of(backbone), DecodeConfig(), bidirectional=False)
-    assert len(found) == len(EXAMPLES)
-    other_rows = rows_of(backbone, RowBuilder(backbone.prompt, "sentence-first", True))
-    other = batch_loss(backbone, collate(other_rows), LOSS, False)
+    assert len(decode(backbone, encoder, requests_of(encoder))) == len(EXAMPLES)
+    other = batch_loss(backbone, collate(rows_of(Encoder(backbone.prompt))), LOSS, RECIPE)
     assert abs(other.language.item() - parts.language.item()) > 1e-3
 
 
 WITHOUT_TREES = {"bloom": ("bloom", {}), "sliding": ("mistral", {"sliding_window": 4})}
 
 
-@pytest.fixture(params=WITHOUT_TREES, scope="module")
+@pytest.fixture(params=WITHOUT_TREES)
 def treeless(request: pytest.FixtureRequest) -> Backbone:
     architecture, changes = WITHOUT_TREES[request.param]
     return fresh_backbone(architecture, **changes)
 
 
 def test_a_model_that_cannot_is_found_out(treeless: Backbone, caplog: pytest.LogCaptureFixture) -> None:
-    treeless._takes_trees = None
     with caplog.at_level(logging.WARNING, logger="cllmfs.model.backbone"):
         assert not treeless.takes_trees()
         assert not treeless.takes_trees()
@@ -146,9 +135,10 @@ def test_a_model_that_cannot_is_found_out(treeless: Backbone, caplog: pytest.Log
 
 
 def test_a_model_that_cannot_falls_back_to_plain_rows(treeless: Backbone) -> None:
-    builder = RowBuilder(treeless.prompt, "sentence-first", treeless.takes_trees())
-    rows = rows_of(treeless, builder)
-    loss = batch_loss(treeless, collate(rows), LossConfig(contrastive="none"), False).language.item()
+    encoder = treeless.encoder(Config())
+    assert not encoder.tree
+    rows = rows_of(encoder)
+    loss = batch_loss(treeless, collate(rows), LossConfig(contrastive="none"), RECIPE).language.item()
     costs = []
     for row in rows:
         (branch,) = row.branches
@@ -159,20 +149,25 @@ def test_a_model_that_cannot_falls_back_to_plain_rows(treeless: Backbone) -> Non
             at = open_to.index(row.candidates[target])
             costs.append(-logits[first + step, open_to].log_softmax(0)[at].item())
     assert loss == pytest.approx(sum(costs) / len(costs), abs=1e-5)
-    together = decode(treeless, builder, requests_of(treeless), DecodeConfig(), bidirectional=False)
-    alone = [
-        decode(treeless, builder, [request], DecodeConfig(batch_tokens=1), bidirectional=False)[0]
-        for request in requests_of(treeless)
-    ]
+    requests = requests_of(encoder)
+    together = decode(treeless, encoder, requests)
+    alone = [decode(treeless, encoder, [request], batch_tokens=1)[0] for request in requests]
     assert spans_of(together) == spans_of(alone)
     assert scores_of(together) == pytest.approx(scores_of(alone), abs=1e-4)
 
 
 def test_trees_given_to_a_model_that_cannot_are_refused(treeless: Backbone) -> None:
-    batch = collate(rows_of(treeless, RowBuilder(treeless.prompt, "sentence-first", True)))
+    batch = collate(rows_of(Encoder(treeless.prompt)))
     assert (batch.target != IGNORE).any()
     with pytest.raises(ValueError, match="takes no trees"):
-        batch_loss(treeless, batch, LOSS, False)
+        batch_loss(treeless, batch, LOSS, RECIPE)
+
+
+def test_bidirectional_attention_needs_trees(treeless: Backbone) -> None:
+    config = Config().with_settings(["prompt.prefix_attention=bidirectional"])
+    with pytest.raises(ModelError, match=r"takes no 4-D attention mask, .* set prompt\.prefix_attention=causal"):
+        treeless.encoder(config)
+    assert not treeless.encoder(config.with_settings(["prompt.order=type-first"])).bidirectional
 
 
 def test_dropout_and_mixed_precision_do_not_hide_trees() -> None:

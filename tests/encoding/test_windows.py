@@ -1,16 +1,15 @@
-"""Long texts: nothing is left out, cuts stand at good places, and windows' spans are put together in one way only."""
+"""Long texts: nothing is left out, and cuts stand at good places."""
 
 from __future__ import annotations
 
-from itertools import pairwise, permutations
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cllmfs.encoding.tokens import TokenizedText
-from cllmfs.encoding.windows import Window, gold_in_window, resolve_conflicts, windows
-from cllmfs.schema import Span
+from cllmfs.encoding.windows import Window, windows
 from cllmfs.words import word_units
 
 
@@ -69,7 +68,7 @@ def test_every_token_is_read_and_owned_once(text: str, limit: int, overlap: int,
 @given(texts(), st.integers(4, 40), st.integers(0, 50), st.booleans())
 @settings(deadline=None)
 def test_a_short_span_lies_in_the_window_that_owns_its_start(text: str, limit: int, overlap: int, lead: bool) -> None:
-    """Neighbours share at least the overlap, and the border of what they own halves what they share."""
+    """Neighbors share at least the overlap, and the border of what they own halves what they share."""
     tokens = toy(text, 1, lead)
     made = windows(tokens, limit, overlap)
     shared = min(overlap, limit // 4)
@@ -143,68 +142,3 @@ def test_an_empty_text_has_no_window() -> None:
 
 def test_white_space_alone_is_read_and_has_no_edges() -> None:
     assert [(w.start, w.end) for w in windows(toy("  \n "), 16, 4)] == [(0, 4)]
-
-
-def test_gold_of_a_window_counts_from_its_start_and_lies_in_it_wholly() -> None:
-    gold = [(0, 1, "a"), (4, 5, "a"), (5, 9, "b"), (5, 10, "c"), (3, 4, "d"), (12, 13, "a")]
-    assert gold_in_window(Window(4, 10, (5, 8)), gold) == [(0, 1, "a"), (1, 5, "b")]
-
-
-# conflicts
-
-
-def span(start: int, end: int, label: str = "a", score: float = 0.5) -> Span:
-    return Span(start, end, label, score)
-
-
-def overlap(one: Span, other: Span) -> bool:
-    return one.start < other.end and other.start < one.end
-
-
-def spans() -> st.SearchStrategy[list[Span]]:
-    scores = st.sampled_from([0.1, 0.2, 0.5, 0.9])
-    one = st.builds(
-        lambda start, length, label, score: span(start, start + length, label, score),
-        st.integers(0, 20), st.integers(1, 8), st.sampled_from("abc"), scores,
-    )  # fmt: skip
-    return st.lists(one, max_size=12)
-
-
-@given(spans(), st.randoms(use_true_random=False))
-@settings(deadline=None)
-def test_flat_keeps_the_more_probable_of_overlapping_spans(found: list[Span], random: st.DataObject) -> None:
-    kept = resolve_conflicts(found, nested=False)
-    assert kept == sorted(kept)
-    assert all(one.end <= other.start for one, other in pairwise(kept))
-    for left_out in found:
-        if left_out not in kept:
-            assert any(overlap(left_out, winner) and winner.score >= left_out.score for winner in kept)
-    shuffled = list(found)
-    random.shuffle(shuffled)
-    again = resolve_conflicts(shuffled, nested=False)
-    assert [(s.key, s.score) for s in again] == [(s.key, s.score) for s in kept]
-
-
-@given(spans(), st.randoms(use_true_random=False))
-@settings(deadline=None)
-def test_nested_drops_exact_repetitions_alone(found: list[Span], random: st.DataObject) -> None:
-    best: dict[tuple[int, int, str], float] = {}
-    for one in found:
-        best[one.key] = max(best.get(one.key, 0.0), one.score or 0.0)
-    random.shuffle(found)
-    kept = resolve_conflicts(found, nested=True)
-    assert [(s.key, s.score) for s in kept] == sorted(best.items())
-
-
-def test_ties_go_to_the_longer_then_the_earlier_then_the_label() -> None:
-    for order in permutations([span(0, 4), span(0, 9), span(5, 9)]):
-        assert resolve_conflicts(order, nested=False) == [span(0, 9)]
-    for order in permutations([span(0, 4), span(2, 6), span(4, 8)]):
-        assert resolve_conflicts(order, nested=False) == [span(0, 4), span(4, 8)]
-    for order in permutations([span(0, 4, "b"), span(0, 4, "a"), span(0, 4, "c")]):
-        assert resolve_conflicts(order, nested=False) == [span(0, 4, "a")]
-
-
-def test_a_probable_span_wins_over_two_that_it_covers() -> None:
-    found = [span(0, 3, "a", 0.6), span(4, 7, "a", 0.7), span(0, 7, "b", 0.8), span(7, 9, "a", 0.1)]
-    assert resolve_conflicts(found, nested=False) == [span(0, 7, "b"), span(7, 9, "a")]

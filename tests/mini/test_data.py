@@ -35,11 +35,11 @@ def words(text: str) -> list[str]:
     return text.split()
 
 
-def put(folder: Path, split: str, rows: list[Record], licence: str = "CC BY 4.0 (LICENSE)") -> None:
+def put(folder: Path, split: str, rows: list[Record], license: str = "CC BY 4.0 (LICENSE)") -> None:
     folder.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps({"tokens": text.split(), "spans": spans}) for text, spans in rows]
     (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    (folder / "META.json").write_text(json.dumps({"licence": licence}), encoding="utf-8")
+    (folder / "META.json").write_text(json.dumps({"licence": license}), encoding="utf-8")
 
 
 class Bench:
@@ -58,7 +58,7 @@ class Bench:
         )
 
     def list_set(self, name: str = "letters", **changes: Any) -> None:
-        entry = {"folder": name, "splits": ["train"], "weight": 1, "domain": "general", "licence": "CC BY 4.0"}
+        entry = {"folder": name, "splits": ["train"], "weight": 1, "domain": "general", "license": "CC BY 4.0"}
         entry |= {"attribution": "Letters of a village."} | changes
         lines = [f"{key} = {json.dumps(value)}" for key, value in entry.items()]
         self.sources_file.write_text(f"[sources.{name}]\n" + "\n".join(lines) + "\n")
@@ -93,18 +93,18 @@ def bench(tmp_path: Path) -> Bench:
         ("", None),
     ],
 )
-def test_only_open_licences_are_recognised(text: str, family: str | None) -> None:
-    assert sources_module.licence_family(text) == family
+def test_only_open_licenses_are_recognized(text: str, family: str | None) -> None:
+    assert sources_module.license_family(text) == family
 
 
-def test_a_closed_licence_is_refused_by_name(bench: Bench) -> None:
-    bench.list_set(licence="CC BY-NC 4.0")
+def test_a_closed_license_is_refused_by_name(bench: Bench) -> None:
+    bench.list_set(license="CC BY-NC 4.0")
     with pytest.raises(ConfigError, match=r"'letters'.*'CC BY-NC 4\.0'"):
         bench.load()
 
 
-def test_a_licence_that_the_set_itself_contradicts_is_refused(bench: Bench) -> None:
-    put(bench.data_dir / "letters", "train", ROWS, licence="not stated")
+def test_a_license_that_the_set_itself_contradicts_is_refused(bench: Bench) -> None:
+    put(bench.data_dir / "letters", "train", ROWS, license="not stated")
     with pytest.raises(ConfigError, match=r"'letters'.*'not stated'"):
         bench.load()
 
@@ -322,7 +322,7 @@ def test_the_shipped_lists_are_whole() -> None:
     assert not set(entries["sources"]) & set(entries["excluded"])
     assert sum(entry["weight"] for entry in entries["sources"].values()) == 100
     for name, entry in entries["sources"].items():
-        assert sources_module.licence_family(entry["licence"]) is not None, name
+        assert sources_module.license_family(entry["license"]) is not None, name
         assert not sources_module.is_measuring(name) and entry["attribution"]
         for label, kind in named[name].items():
             assert 3 <= len(kind["names"]) <= 6 and len(kind["descriptions"]) == 2, (name, label)

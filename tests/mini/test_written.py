@@ -214,7 +214,7 @@ def test_no_token_crosses_the_edge_of_a_mention(parts: list[tuple[str, str, str]
 def test_a_sheet_is_a_source_of_its_own(sheet: written.Sheet) -> None:
     source = sources_module.sheet_source(sheet, 2.5, set())
     assert (source.name, source.domain, source.weight) == ("yard/notes", "written", 2.5)
-    assert sources_module.licence_family(source.licence) == "APACHE"
+    assert sources_module.license_family(source.license) == "APACHE"
     assert "Notes from a boat yard" in source.attribution and "log book" in source.attribution
     assert source.labels == ("boat", "part", "who") and source.foreign == ()
     assert {key: (kind.key, kind.names) for key, kind in source.types.items()} == {
@@ -239,7 +239,7 @@ def test_every_tenth_sentence_is_held_out(tmp_path: Path) -> None:
 
 def test_measured_sentences_and_repetitions_are_left_out(tmp_path: Path) -> None:
     text = long_sheet(12, "{A3|a}  SAW {B3|b} !", "{A5|a} saw {B5|b}.")
-    measuring = {sources_module.normalised(["a5", "saw b5"])}
+    measuring = {sources_module.normalized(["a5", "saw b5"])}
     source = sources_module.sheet_source(sheet_of(text, tmp_path), 1.0, measuring)
     # A5 is measured, twice; A3 is there twice; of the eleven that are left the tenth is A10.
     assert [item.tokens[0] for item in source.held] == ["A10"]

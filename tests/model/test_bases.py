@@ -110,7 +110,7 @@ def test_a_refusal_is_not_remembered_and_a_pass_is(bundled: Path) -> None:
     weights.write_bytes(whole)
     check_mini()
     weights.unlink()
-    check_mini()  # hashing them for every recogniser would cost more than loading
+    check_mini()  # hashing them for every recognizer would cost more than loading
 
 
 @pytest.mark.usefixtures("bundled")

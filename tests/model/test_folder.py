@@ -13,23 +13,22 @@ from safetensors.torch import load_file, save_file
 
 import cllmfs.files
 import cllmfs.model.folder
-from cllmfs.config import Config
+from cllmfs.config import SECTIONS, Config
 from cllmfs.decoding.calibration import Calibration
 from cllmfs.errors import CllmfsError, ConfigError, DataError, ModelError
 from cllmfs.model.folder import check_writable, is_model_folder, model_card, read_manifest, write_model
+from cllmfs.model.loading import FIGURES_FILE
 from cllmfs.recognizer import EntityRecognizer
 from cllmfs.schema import Example, Span
 
 SHOT = Example("Ada met Bo.", (Span(0, 3, "person"), Span(8, 10, "a|b")))
-SETTINGS = (
-    "train.steps=1",
-    "train.precision=fp32",
-    "lora.rank=2",
-    "lora.keep=0.6",
-    "decode.end_bias=-20",
-    "calibrate.scarce_shift=0.75",
-)
-TRUST = {"slope": 0.5, "shift": 0.25, "threshold": 0.125, "thresholds": {"person": 0.75}, "vote": 0.25}
+SETTINGS = ("train.steps=20", "train.learning_rate=1e-2", "train.precision=fp32", "lora.rank=2", "lora.keep=0.6")
+FITTED = {"slope": 0.5, "shift": 0.25, "threshold": 0.125, "thresholds": {"person": 0.75}, "vote": 0.25}
+FIGURES = {
+    "trained": {"slope": 0.5, "shift": -0.25, "threshold": 0.125, "vote": 0.5},
+    "few_mentions": {"slope": 0.5, "shift": 0.75, "threshold": 0.25, "vote": 0.5},
+    "zero_shot": {"slope": 1.0, "shift": 0.0, "threshold": 0.0, "vote": 0.0},
+}
 FILES = {"cllmfs.json", "adapter_config.json", "adapter_model.safetensors", "README.md"}
 
 
@@ -40,8 +39,10 @@ def fitted(base: Path, seed: int = 0) -> EntityRecognizer:
 
 @pytest.fixture(scope="module")
 def own_base(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the base, for tests to change."""
-    return Path(shutil.copytree(tiny_base, tmp_path_factory.mktemp("own") / "base"))
+    """A copy of the base, for tests to change, with figures of its own."""
+    folder = Path(shutil.copytree(tiny_base, tmp_path_factory.mktemp("own") / "base"))
+    (folder / FIGURES_FILE).write_text(json.dumps(FIGURES), encoding="utf-8")
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -85,22 +86,19 @@ def test_a_folder_holds_these_files_and_no_pickle(kept: Path) -> None:
 
 
 def test_the_manifest_is_complete(kept: Path, trained: EntityRecognizer, own_base: Path) -> None:
-    record = read_manifest(kept).record
-    assert record == {"format": 1, **json.loads(json.dumps(trained.info()))}
-    assert read_manifest(kept).base == record["base"] == str(own_base)
+    record = read_manifest(kept)
+    assert record == {"format": 2, **json.loads(json.dumps(trained.info()))}
+    assert record["base"] == str(own_base)
     assert record["labels"] == {"person": "a human", "a|b": "x | y"} and list(record["labels"]) == ["person", "a|b"]
-    shots = {"sentences": 1, "mentions": {"a|b": 1, "person": 1}, "steps": 1, "keep": 0.6}
+    shots = {"sentences": 1, "mentions": {"a|b": 1, "person": 1}, "steps": 20, "keep": 0.6}
     assert {name: record["shots"][name] for name in shots} == shots
-    assert set(record["config"]) == {"model", "prompt", "lora", "loss", "train", "decode", "calibrate"}
+    assert set(record["config"]) == set(SECTIONS)
     assert record["config"]["lora"]["rank"] == 2
     assert {"cllmfs", "torch", "transformers", "peft", "tokenizers", "safetensors", "python"} == set(record["versions"])
     assert record["prompt"]["before"] == "S:"
     assert record["scores"] == {} and record["trained"] is True
-    expected = record["config"]["calibrate"]
-    assert expected["scarce_shift"] == 0.75
-    fitted = {name: expected[name] for name in ("slope", "vote")}
-    fitted |= {name: expected[f"scarce_{name}"] for name in ("shift", "threshold")}
-    assert record["calibration"] == {**fitted, "thresholds": {}}, "too few shots to fit another"
+    few = {**FIGURES["few_mentions"], "thresholds": {}}
+    assert record["calibration"] == few, "there are too few shots to fit another"
 
 
 def test_the_card_is_markdown_with_escaped_labels(kept: Path, own_base: Path) -> None:
@@ -109,12 +107,12 @@ def test_the_card_is_markdown_with_escaped_labels(kept: Path, own_base: Path) ->
     assert f"base_model: {own_base}" in lines and "library_name: peft" in lines
     assert "| person | 1 | a human |" in lines
     assert r"| a\|b | 1 | x \| y |" in lines
-    assert "None were measured: no dev set was given." in lines
+    assert "No scores were measured: there was no dev set." in lines
 
 
 def test_the_card_names_scores(trained: EntityRecognizer) -> None:
     card = model_card({**trained.info(), "scores": {"dev strict micro F1": 0.75}})
-    assert "- dev strict micro F1: 0.75" in card and "None were measured" not in card
+    assert "- dev strict micro F1: 0.75" in card and "No scores were measured" not in card
 
 
 def test_saving_again_replaces_the_model(trained: EntityRecognizer, model: Path, own_base: Path) -> None:
@@ -149,17 +147,6 @@ def test_a_link_and_the_present_folder_are_saved_to(
 # saves that fail
 
 
-class Dying:
-    """An adapter whose save writes a part and then fails."""
-
-    def __init__(self, error: BaseException) -> None:
-        self.error = error
-
-    def save_pretrained(self, folder: str, **_: Any) -> None:
-        (Path(folder) / "adapter_model.safetensors").write_bytes(b"half")
-        raise self.error
-
-
 @pytest.mark.parametrize("error", [RuntimeError("no"), KeyboardInterrupt()])
 @pytest.mark.parametrize("exists", [True, False])
 def test_a_save_that_fails_leaves_what_was_there(
@@ -167,8 +154,13 @@ def test_a_save_that_fails_leaves_what_was_there(
 ) -> None:
     folder = model if exists else model.with_name("new")
     before = content(model)
+
+    def save_half(aside: Path) -> None:
+        (aside / "adapter_model.safetensors").write_bytes(b"half")
+        raise error
+
     with pytest.raises(type(error)):
-        write_model(folder, trained.info(), Dying(error))
+        write_model(folder, trained.info(), save_half)
     assert content(model) == before
     assert [path.name for path in model.parent.iterdir()] == ["model"]
 
@@ -265,9 +257,8 @@ def leave_out_weight(model: Path) -> None:
 
 
 def other_rank(model: Path) -> None:
-    record = json.loads((model / "cllmfs.json").read_text())
-    record["config"]["lora"]["rank"] = 3
-    (model / "cllmfs.json").write_text(json.dumps(record))
+    record = json.loads((model / "adapter_config.json").read_text())
+    (model / "adapter_config.json").write_text(json.dumps({**record, "r": 3}))
 
 
 @pytest.mark.parametrize(
@@ -279,26 +270,49 @@ def other_rank(model: Path) -> None:
         (manifest(b"[1]"), ModelError, "must name 'format'"),
         (manifest(b"{}"), ModelError, "must name 'format'"),
         (lambda model: change(model, base_hash=None), ModelError, "must name 'base_hash'"),
-        (lambda model: change(model, format=2), ModelError, "format 2 is not known to this version; upgrade"),
+        (lambda model: change(model, format=3), ModelError, "format 3 is not known to this version; upgrade"),
         (lambda model: change(model, labels=["person"]), ModelError, r"'labels' cannot be \['person'\]"),
         (lambda model: change(model, labels={}), DataError, "at least one label"),
         (lambda model: change(model, config="none"), ModelError, "'config' cannot be 'none'"),
+        (lambda model: change(model, shots=[1]), ModelError, r"'shots' cannot be \[1\]"),
+        (lambda model: change(model, shots={"mentions": 3}), ModelError, "'labels' must hold descriptions, 'shots'"),
+        (lambda model: change(model, labels={"person": 5}), ModelError, "'labels' must hold descriptions, 'shots'"),
+        (lambda model: change(model, versions=[]), ModelError, r"'versions' cannot be \[\]"),
+        (
+            lambda model: change(model, format=1, config={"decode": 5}),
+            ModelError,
+            "such as 'train', got 'decode'",
+        ),
+        (
+            lambda model: change(model, format=1, config={"deocde": {}}),
+            ModelError,
+            "such as 'train', got 'deocde'",
+        ),
         (lambda model: change(model, config={"train": {"magic": 1}}), ConfigError, r"cllmfs\.json.*train\.magic"),
         (lambda model: change(model, prompt={"before": "?"}), ModelError, "was trained with another prompt"),
         (lambda model: change(model, base_hash="sha256:00"), ModelError, "trained on another version of"),
         (lambda model: change(model, base="/nowhere/base"), ModelError, "'/nowhere/base' cannot be loaded as a base"),
-        (lambda model: change(model, calibration={}), ModelError, r"cllmfs\.json: a calibration holds slope, shift"),
-        (lambda model: change(model, calibration=[1]), ModelError, "a calibration holds slope, shift, threshold and"),
-        (lambda model: change(model, calibration={**TRUST, "slope": "steep"}), ModelError, "a calibration .*'steep'"),
-        (lambda model: change(model, calibration={**TRUST, "shift": None}), ModelError, "a calibration holds slope"),
-        (lambda model: change(model, calibration={**TRUST, "thresholds": ["person"]}), ModelError, "a calibration "),
-        (lambda model: change(model, calibration={**TRUST, "thresholds": {"person": []}}), ModelError, "a calibration"),
+        (lambda model: change(model, calibration={}), ModelError, r"cllmfs\.json: a calibration must hold the numbers"),
+        (lambda model: change(model, calibration=[1]), ModelError, r"'calibration' cannot be \[1\]"),
+        (lambda model: change(model, calibration={**FITTED, "slope": "steep"}), ModelError, "a calibration .*'steep'"),
+        (
+            lambda model: change(model, calibration={**FITTED, "shift": None}),
+            ModelError,
+            "a calibration must hold the numbers slope",
+        ),
+        (lambda model: change(model, calibration={**FITTED, "thresholds": ["person"]}), ModelError, "a calibration "),
+        (
+            lambda model: change(model, calibration={**FITTED, "thresholds": {"person": []}}),
+            ModelError,
+            "a calibration",
+        ),
         (drop("adapter_model.safetensors"), ModelError, r"adapter_model\.safetensors is missing"),
+        (drop("adapter_config.json"), ModelError, "holds no whole adapter"),
         (drop("cllmfs.json"), ModelError, "is no whole cllmfs model"),
-        (cut_adapter, ModelError, "does not fit its base"),
-        (rename_weight, ModelError, "does not fit its base"),
-        (leave_out_weight, ModelError, r"does not fit its base: the weight .*lora_\S+ is unknown or missing"),
-        (other_rank, ModelError, "does not fit its base"),
+        (cut_adapter, ModelError, "holds no whole adapter"),
+        (rename_weight, ModelError, "does not fit"),
+        (leave_out_weight, ModelError, r"does not fit .*: the weight .*lora_\S+ is unknown or missing"),
+        (other_rank, ModelError, "does not fit"),
     ],
 )
 def test_damaged_folders_are_named(
@@ -310,28 +324,148 @@ def test_damaged_folders_are_named(
 
 
 def test_a_calibration_is_read_from_the_manifest(model: Path) -> None:
-    change(model, calibration=TRUST)
+    change(model, calibration=FITTED)
     loaded = EntityRecognizer.load(model)
     assert loaded.calibration == Calibration(0.5, 0.25, 0.125, {"person": 0.75}, vote=0.25)
-    assert loaded.info()["calibration"] == TRUST
+    assert loaded.info()["calibration"] == FITTED
 
 
 def test_a_model_saved_before_there_was_calibration_has_the_expected_one(model: Path) -> None:
+    change(model, calibration=None)
+    assert EntityRecognizer.load(model).calibration == Calibration.from_dict(FIGURES["trained"], "x.json")
     record = json.loads((model / "cllmfs.json").read_text(encoding="utf-8"))
-    del record["config"]["calibrate"]
-    change(model, calibration=None, config=record["config"])
-    expected = Config().calibrate
-    prior = Calibration(expected.slope, expected.shift, expected.threshold, vote=expected.vote)
-    assert prior.shift != 0.75 and EntityRecognizer.load(model).calibration == prior
-    record["config"]["calibrate"] = {"slope": 2.0, "vote": 0.125, "shift": 0.5, "threshold": 0.25}
-    change(model, config=record["config"])
-    assert EntityRecognizer.load(model).calibration == Calibration(2.0, 0.5, 0.25, vote=0.125)
+    change(model, config={**record["config"], "calibrate": {"votes": False}})
+    assert EntityRecognizer.load(model).calibration == Calibration(0.5, -0.25, 0.125, vote=0.0)
 
 
 def test_a_model_needs_no_files_but_manifest_and_adapter(model: Path, trained: EntityRecognizer) -> None:
     (model / "README.md").unlink()
-    (model / "adapter_config.json").unlink()
-    assert EntityRecognizer.load(model).predict(SHOT.text) == trained.predict(SHOT.text)
+    found = EntityRecognizer.load(model).predict(SHOT.text, threshold=0.0)
+    assert found.spans and found == trained.predict(SHOT.text, threshold=0.0)
+
+
+# models of format 1
+
+# As the version before wrote them, with every setting at another value than its default.
+FORMAT_1: dict[str, dict[str, Any]] = {
+    "model": {"weights": "fp32"},
+    "prompt": {"order": "type-first", "prefix_attention": "causal", "descriptions": True, "tree": "off"},
+    "lora": {
+        "rank": 2, "alpha": 3, "dropout": 0.1, "targets": "q_proj", "rslora": True, "dora": True, "keep": 0.5,
+    },
+    "loss": {
+        "support": "sentence", "contrastive": "ancestor", "contrastive_weight": 0.2, "contrastive_layer": 0.5,
+        "temperature": 0.3, "adversarial": "fgm", "noise_alpha": 4.0, "epsilon": 2.0,
+    },
+    "train": {
+        "learning_rate": 0.01, "steps": 7, "batch_sentences": 3, "batch_tokens": 99, "negatives": 5,
+        "swap_mentions": 0.1, "replay": 1, "warmup": 0.2, "schedule": "cosine", "weight_decay": 0.0,
+        "max_grad_norm": 2.0, "evaluate_every": 3, "patience": 2, "checkpoint_every": 9,
+        "activation_checkpointing": "on", "precision": "fp32", "seed": 11,
+    },
+    "decode": {
+        "edges": "token", "nested": True, "opening": "first", "open_at": 0.1, "end_bias": 0.0, "threshold": 0.4,
+        "batch_tokens": 500, "window_tokens": 60, "overlap_tokens": 6,
+    },
+    "calibrate": {
+        "folds": 3, "slope": 0.3, "shift": -0.1, "vote": 0.7, "threshold": 0.3, "scarce_shift": -0.9,
+        "scarce_threshold": 0.2, "zero_shot_slope": 0.2, "zero_shot_shift": -0.8, "zero_shot_threshold": 0.1,
+    },
+}  # fmt: skip
+IN_FORMAT_2: dict[str, dict[str, Any]] = {
+    "prompt": {"order": "type-first", "prefix_attention": "causal"},
+    "spans": {"edges": "token", "nested": True},
+    "lora": {"rank": 2, "alpha": 3, "targets": "q_proj", "keep": 0.5},
+    "loss": {
+        "contrastive": "ancestor", "contrastive_weight": 0.2, "contrastive_layer": 0.5, "temperature": 0.3,
+        "adversarial": "fgm",
+    },
+    "train": {
+        "learning_rate": 0.01, "steps": 7, "batch_sentences": 3, "batch_tokens": 99, "swap_mentions": 0.1, "replay": 1,
+        "activation_checkpointing": "on", "precision": "fp32", "seed": 11,
+    },
+    "calibrate": {"folds": 3, "votes": True},
+    "runtime": {
+        "weights": "fp32", "threshold": 0.4, "batch_tokens": 500, "window_tokens": 60,
+        "overlap_tokens": 6,
+    },
+}  # fmt: skip
+
+
+def old_model(folder: Path, changes: dict[str, dict[str, Any]] | None = None, **record: Any) -> Path:
+    """A model folder of format 1 with these settings instead of those of FORMAT_1; its adapter is empty."""
+    config = {name: {**section, **(changes or {}).get(name, {})} for name, section in FORMAT_1.items()}
+    labels = {"person": "a human", "place": ""}
+    whole = {"format": 1, "base": "b", "base_hash": "sha256:0", "labels": labels, "prompt": {}, "config": config}
+    (folder / "cllmfs.json").write_text(json.dumps({**whole, **record}), encoding="utf-8")
+    (folder / "adapter_model.safetensors").write_bytes(b"")
+    return folder
+
+
+def test_every_setting_of_format_1_has_its_place(tmp_path: Path) -> None:
+    record = read_manifest(old_model(tmp_path, scores={"f1": 0.5}))
+    assert record["format"] == 2 and record["scores"] == {"f1": 0.5}
+    assert record["labels"] == {"person": "a human", "place": ""}
+    assert record["config"] == IN_FORMAT_2
+    config = Config.from_dict(record["config"])
+    assert config.to_dict() == IN_FORMAT_2, "no setting of today is left out"
+    defaults = Config().to_dict()
+    same = {f"{part}.{name}" for part, values in IN_FORMAT_2.items() for name in values
+            if values[name] == defaults[part][name]}  # fmt: skip
+    assert same == {"calibrate.votes"}, "the others would show if they were forgotten"
+
+
+@pytest.mark.parametrize("form", ["span", "supcon", "symmetric"])
+def test_contrastive_forms_that_are_gone_only_mattered_in_training(tmp_path: Path, form: str) -> None:
+    record = read_manifest(old_model(tmp_path, {"loss": {"contrastive": form}}))
+    assert "contrastive" not in record["config"]["loss"]
+    assert Config.from_dict(record["config"]).loss.temperature == 0.3
+
+
+def test_votes_of_weight_0_are_no_votes(tmp_path: Path) -> None:
+    record = read_manifest(old_model(tmp_path, {"calibrate": {"vote": 0.0}}))
+    assert record["config"]["calibrate"] == {"folds": 3, "votes": False}
+
+
+def test_labels_that_were_asked_without_descriptions_still_are(tmp_path: Path) -> None:
+    record = read_manifest(old_model(tmp_path, {"prompt": {"descriptions": False}}))
+    assert record["labels"] == {"person": "", "place": ""}
+
+
+@pytest.mark.parametrize(("name", "value"), [("opening", "best"), ("open_at", 0.2), ("end_bias", -1.0)])
+def test_models_that_were_read_by_other_rules_are_refused(tmp_path: Path, name: str, value: Any) -> None:
+    old_model(tmp_path, {"decode": {name: value}})
+    message = rf"cllmfs\.json: the model was trained with decode\.{name} = {value!r}, .*cannot read; train it again"
+    with pytest.raises(ModelError, match=message):
+        read_manifest(tmp_path)
+
+
+def test_a_model_older_than_some_sections_has_their_defaults(tmp_path: Path) -> None:
+    old_model(tmp_path, config={"train": {"steps": 7}, "lora": {"rank": 2}})
+    config = Config.from_dict(read_manifest(tmp_path)["config"])
+    assert config == Config().with_settings(["train.steps=7", "lora.rank=2"])
+
+
+def test_a_model_of_format_1_answers_as_it_did(model: Path, trained: EntityRecognizer) -> None:
+    record = json.loads((model / "cllmfs.json").read_text(encoding="utf-8"))
+    new = record["config"]
+    old = {
+        "model": {"weights": new["runtime"]["weights"]},
+        "prompt": {**new["prompt"], "descriptions": True, "tree": "auto"},
+        "lora": {**new["lora"], "dropout": 0.0, "rslora": False, "dora": False},
+        "loss": {**new["loss"], "support": "automaton"},
+        "train": {**new["train"], "negatives": -1},
+        "decode": {**new["spans"], "opening": "first", "open_at": 0.1, "end_bias": 0.0, "threshold": 0.0},
+        "calibrate": {"folds": 2, "slope": 0.42, "vote": 0.5},
+    }
+    change(model, format=1, config=old)
+    loaded = EntityRecognizer.load(model)
+    found = loaded.predict(SHOT.text, threshold=0.0)
+    assert found.spans and found == trained.predict(SHOT.text, threshold=0.0)
+    assert loaded.config == trained.config and loaded.calibration == trained.calibration
+
+
+# a base that changes
 
 
 def test_a_changed_base_is_noticed(tiny_base: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ SHOTS = [
 ]
 TEXTS = ["Bo saw Oslo and Ada.", "", "Nobody came."]
 # fp32 on a GPU too: only such weights are written as a base.
-EXACT = ("model.weights=fp32", "train.precision=fp32")
+EXACT = ("runtime.weights=fp32", "train.precision=fp32")
 SETTINGS = (*EXACT, "train.steps=20", "lora.rank=4", "train.learning_rate=1e-2", "calibrate.folds=0")
 
 
@@ -63,7 +63,7 @@ def test_the_folder_is_an_ordinary_base(merged: Path, tiny_base: Path, trained: 
     ours, theirs = (load_file(folder / "model.safetensors") for folder in (merged, tiny_base))
     assert ours.keys() == theirs.keys() and not any("lora" in name for name in ours)
     assert {name for name in ours if not ours[name].equal(theirs[name])}, "something was learned"
-    # The words' cuts are the package's, not the tokenizer's.
+    # The cuts at the edges of words are the package's, not the tokenizer's.
     kept, first = (json.loads((folder / "tokenizer.json").read_text("utf-8")) for folder in (merged, tiny_base))
     assert kept["pre_tokenizer"] == first["pre_tokenizer"] and kept["model"] == first["model"]
     assert EntityRecognizer(str(merged)).info()["prompt"] == trained.info()["prompt"]
@@ -82,8 +82,8 @@ def test_writing_leaves_the_model_as_it_was(trained: EntityRecognizer, tmp_path:
     assert raw(trained) == before and trained.trained
 
 
-def test_what_cannot_be_written_is_told(trained: EntityRecognizer, tiny_base: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"there is no adapter to put into the base: call fit\(\) first"):
+def test_what_cannot_be_written_is_reported(trained: EntityRecognizer, tiny_base: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"there is no adapter to merge into the base: call fit\(\) first"):
         EntityRecognizer(str(tiny_base)).save_base(tmp_path / "none")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine", encoding="utf-8")
@@ -96,9 +96,9 @@ def test_what_cannot_be_written_is_told(trained: EntityRecognizer, tiny_base: Pa
 
 
 def test_rounded_weights_are_refused(tiny_base: Path, tmp_path: Path) -> None:
-    rounded = EntityRecognizer(str(tiny_base), config=Config().with_settings([*SETTINGS, "model.weights=bf16"]))
+    rounded = EntityRecognizer(str(tiny_base), config=Config().with_settings([*SETTINGS, "runtime.weights=bf16"]))
     rounded.fit(SHOTS)
-    with pytest.raises(ModelError, match=r"model\.weights=fp32"):
+    with pytest.raises(ModelError, match=r"runtime\.weights=fp32"):
         rounded.save_base(tmp_path / "base")
     assert list(tmp_path.iterdir()) == []
 
@@ -109,6 +109,7 @@ def test_the_command(trained: EntityRecognizer, merged: Path, tmp_path: Path) ->
     assert done.exit_code == 0 and done.stdout == f"base: {tmp_path / 'base'}\n"
     ours, theirs = (load_file(folder / "model.safetensors") for folder in (tmp_path / "base", merged))
     assert all(ours[name].allclose(theirs[name]) for name in theirs)
-    for wrong, message in ((tmp_path / "base", "is no folder of a trained model"), (tmp_path / "no", "is no folder")):
+    refused = {tmp_path / "base": "a base has no adapter to merge", tmp_path / "no": "must be the folder"}
+    for wrong, message in refused.items():
         failed = CliRunner().invoke(app, ["merge", str(wrong), "--output", str(tmp_path / "other")])
         assert failed.exit_code == 2 and message in failed.stderr and not (tmp_path / "other").exists()

@@ -13,12 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from cllmfs.errors import ConfigError
-from cllmfs.training.contrast import (
-    FORMS,
-    ContrastiveBatch,
-    contrastive_loss,
-    cross_view,
-)
+from cllmfs.model.anchors import ContrastiveBatch
+from cllmfs.training.contrast import FORMS, contrastive_loss, cross_view
 
 Vector = list[float]
 Gold = tuple[int, int, int]  # anchor, first, last
@@ -96,7 +92,7 @@ def cross_entropy(positive: float, negatives: list[float]) -> float:
 
 
 class Plain:
-    """A batch as lists, with what the definitions speak of."""
+    """A batch as lists, with the terms of the definitions."""
 
     def __init__(self, batch: ContrastiveBatch) -> None:
         self.states: list[list[Vector]] = batch.states.tolist()
@@ -113,20 +109,6 @@ class Plain:
     def real(self, anchor: int, position: int) -> bool:
         valid = self.valid[self.rows[anchor]]
         return 0 <= position < len(valid) and valid[position]
-
-    def peers(self, anchor: int) -> list[Gold]:
-        """All gold spans of the anchor's row."""
-        return [(b, i, j) for b, i, j in self.spans if self.rows[b] == self.rows[anchor]]
-
-    def near(self, anchor: int, first: int, last: int) -> set[tuple[int, int]]:
-        """The near misses of a span."""
-        near = {(first + x, last + y) for x in (-1, 0, 1) for y in (-1, 0, 1)} | {(first, first), (last, last)}
-        near = {(i, j) for i, j in near if i <= j and self.real(anchor, i) and self.real(anchor, j)}
-        return near - {(i, j) for _, i, j in self.peers(anchor)}
-
-    def pool(self, anchor: int, first: int, last: int) -> Vector:
-        tokens = self.states[self.rows[anchor]][first : last + 1]
-        return [sum(column) / len(tokens) for column in zip(*tokens, strict=True)]
 
 
 def slow_ancestor(batch: ContrastiveBatch, tau: float) -> float:
@@ -156,56 +138,8 @@ def slow_infonce(batch: ContrastiveBatch, tau: float) -> float:
     return total / 2 / len(plain.anchors)
 
 
-def slow_span(batch: ContrastiveBatch, tau: float) -> float:
-    plain, costs = Plain(batch), []
-    for a, first, last in plain.spans:
-        peers, near = plain.peers(a), plain.near(a, first, last)
-        others = [(i, j) for b, i, j in peers if plain.types[b] != plain.types[a] and (i, j) not in plain.gold(a)]
-        score = [cos(plain.anchors[a], plain.pool(a, i, j)) / tau for i, j in [(first, last), *near, *others]]
-        costs.append(cross_entropy(score[0], score[1:]))
-    return sum(costs) / len(costs) if costs else 0.0
-
-
-def slow_supcon(batch: ContrastiveBatch, tau: float, other: ContrastiveBatch | None = None) -> float:
-    plain, keys, costs = Plain(batch), Plain(other or batch), []
-    for s, span in enumerate(plain.spans):
-        query = plain.pool(*span)
-        score = {
-            t: cos(query, keys.pool(*second)) / tau
-            for t, second in enumerate(keys.spans)
-            if other is not None or t != s
-        }
-        partners = [t for t in score if plain.types[plain.spans[t][0]] == plain.types[span[0]]]
-        if partners:
-            total = math.log(sum(math.exp(value) for value in score.values()))
-            costs.append(sum(total - score[t] for t in partners) / len(partners))
-    return sum(costs) / len(costs) if costs else 0.0
-
-
-def slow_symmetric(batch: ContrastiveBatch, tau: float) -> float:
-    plain = Plain(batch)
-    hits: list[float] = []
-    misses: list[float] = []
-    for a, first, last in plain.spans:
-        row = plain.rows[a]
-        asked = [b for b, other in enumerate(plain.rows) if other == row]
-
-        def votes(i: int, j: int, row: int = row, asked: list[int] = asked) -> dict[int, float]:
-            ends, none = (plain.states[row][i], plain.states[row][j]), plain.threshold[row]
-            alike = {b: sum(cos(plain.anchors[b], end) for end in ends) / 2 for b in asked}
-            return {b: (value - cos(plain.anchors[b], none)) / tau for b, value in alike.items()}
-
-        here = votes(first, last)
-        others = [vote for b, vote in here.items() if b != a and (first, last) not in plain.gold(b)]
-        hits.append(cross_entropy(here[a], [0.0, *others]))
-        misses += [cross_entropy(0.0, list(votes(i, j).values())) for i, j in plain.near(a, first, last)]
-    means = (sum(costs) / max(1, len(costs)) for costs in (hits, misses))
-    return slow_infonce(batch, tau) + sum(means) / 2
-
-
 Slow = Callable[[ContrastiveBatch, float], float]
-SLOW: dict[str, Slow] = dict(ancestor=slow_ancestor, infonce=slow_infonce, span=slow_span, supcon=slow_supcon)
-SLOW["symmetric"] = slow_symmetric
+SLOW: dict[str, Slow] = {"ancestor": slow_ancestor, "infonce": slow_infonce}
 X, Y = [1.0, 0.0], [0.0, 1.0]
 
 
@@ -224,25 +158,6 @@ BY_HAND: dict[str, tuple[str, ContrastiveBatch, float]] = {
     # A second gold token like the first changes nothing: each is masked out for the other.
     "infonce, two": ("infonce", ask([X, Y, X], [(0, 0, 0), (0, 2, 2)]), math.log(2 + math.e) - 1 + math.log(2)),
     "infonce, no gold": ("infonce", ask([X, Y], []), math.log(2 + math.e)),
-    # [0, 0] against the longer [0, 1], halfway between the axes, and the shifted [1, 1].
-    "span": ("span", ask([X, Y], [(0, 0, 0)]), math.log(math.e + math.exp(math.sqrt(0.5)) + 1) - 1),
-    "span, no negatives": ("span", ask([Y], [(0, 0, 0)]), 0.0),
-    # Spans X and Y of one type, Y of another: the third has no partner and contributes nothing.
-    "supcon": (
-        "supcon",
-        make([[X, Y], [Y, X]], [X, X], [X, X, X], [0, 1, 1], [7, 7, 3], [(0, 0, 0), (1, 0, 0), (2, 0, 0)]),
-        (math.log(2) + math.log(1 + math.e)) / 2,
-    ),
-    # As infonce, and: the vote on [0, 0] is 1 against 0; those on its near misses [0, 1] and [1, 1] are 1/2 and 0.
-    "symmetric": (
-        "symmetric",
-        ask([X, Y], [(0, 0, 0)]),
-        math.log(2 + math.e)
-        - 1
-        + math.log(2)
-        + (math.log(1 + math.e) - 1 + (math.log1p(math.exp(0.5)) + math.log(2)) / 2) / 2,
-    ),
-    "supcon, seen once": ("supcon", make([[X, Y]], [X], [X, X], [0, 0], [0, 1], [(0, 0, 0), (1, 1, 1)]), 0.0),
 }
 
 
@@ -268,11 +183,8 @@ def test_cross_view_agrees_with_its_loops(form: str, seed: int) -> None:
     moved = {name: getattr(clean, name) for name in ("states", "threshold", "anchors")}
     moved = {name: value + torch.randn(value.shape, generator=noise) for name, value in moved.items()}
     perturbed = replace(clean, **moved)
-    if form == "supcon":
-        expected = slow_supcon(clean, 0.5, perturbed) + slow_supcon(perturbed, 0.5, clean)
-    else:
-        expected = SLOW[form](replace(perturbed, anchors=clean.anchors), 0.5)
-        expected += SLOW[form](replace(clean, anchors=perturbed.anchors), 0.5)
+    expected = SLOW[form](replace(perturbed, anchors=clean.anchors), 0.5)
+    expected += SLOW[form](replace(clean, anchors=perturbed.anchors), 0.5)
     found = cross_view(clean, perturbed, form, temperature=0.5).item()
     assert found == pytest.approx(expected / 2, rel=1e-4, abs=1e-5)
 
@@ -380,7 +292,7 @@ def test_shapes_are_checked() -> None:
 
 def test_unknown_form_and_temperature_are_refused() -> None:
     batch = DEGENERATE["one token"]
-    with pytest.raises(ConfigError, match="ancestor, infonce, span, supcon, symmetric, got 'none'"):
+    with pytest.raises(ConfigError, match="ancestor, infonce, got 'none'"):
         contrastive_loss("none", batch, temperature=0.1)
     with pytest.raises(ConfigError, match="above 0, got 0"):
         cross_view(batch, batch, "infonce", temperature=0.0)

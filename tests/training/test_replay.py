@@ -1,4 +1,4 @@
-"""General sentences mixed into training: what ships, the rows made of it, and their way into the steps."""
+"""General sentences in training: those that ship, the rows that are made of them, and the steps that hold them."""
 
 from __future__ import annotations
 
@@ -9,27 +9,25 @@ from pathlib import Path
 import pytest
 
 import cllmfs.training.replay
-from cllmfs.config import Config
+from cllmfs.config import Config, TrainConfig
+from cllmfs.decoding.calibration import ExpectedCalibrations
 from cllmfs.decoding.extraction import Extractor
-from cllmfs.encoding.batches import Row, RowBuilder
-from cllmfs.model.backbone import Backbone
+from cllmfs.encoding.encoder import Encoder
+from cllmfs.encoding.rows import Row
 from cllmfs.schema import LabelSet, Span
-from cllmfs.training.fit import Adaptation
+from cllmfs.training.fit import fit
+from cllmfs.training.recipe import Recipe
 from cllmfs.training.replay import AskedType, GeneralSentence, Replay, general_sentences
-from cllmfs.training.shots import ShotBatches
+from cllmfs.training.shots import ShotBatches, encode_shots
 from tests.conftest import fresh_backbone, tiny_backbone
-from tests.training.test_shots import example
+from tests.training.test_shots import contents, example
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def backbone() -> Backbone:
-    return tiny_backbone("llama")
-
-
-def builder_of(backbone: Backbone, tree: bool = True) -> RowBuilder:
-    return RowBuilder(backbone.prompt, "sentence-first", tree)
+def encoder() -> Encoder:
+    return Encoder(tiny_backbone("llama").prompt)
 
 
 # what ships
@@ -75,61 +73,54 @@ def answers(row: Row) -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize("tree", [True, False])
-def test_rows_ask_the_types_of_the_sentence(backbone: Backbone, tree: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_ask_the_types_of_the_sentence(tree: bool) -> None:
     text = "Ada rowed to Rome"
     kinds = (
         AskedType("person", "", (Span(0, 3, "person"),)),
         AskedType("town", "a place", (Span(13, 17, "town"),)),
         AskedType("boat", "", ()),
     )
-    monkeypatch.setattr(cllmfs.training.replay, "general_sentences", lambda: (GeneralSentence(text, kinds),))
-    rows = Replay(backbone, builder_of(backbone, tree), 1, 0)(5)
+    prompt = tiny_backbone("llama").prompt
+    rows = Replay(Encoder(prompt, tree=tree), 1, 0, [GeneralSentence(text, kinds)])(5)
     assert len(rows) == (1 if tree else 3)
     found = {label: mentions for row in rows for label, mentions in answers(row).items()}
     assert found == {"person": ["Ada"], "town": ["Rome"], "boat": []}
-    end = backbone.prompt.end_id
     for row in rows:
-        assert all(row.candidates[branch.targets[-1]] == end for branch in row.branches)
+        assert all(row.candidates[branch.targets[-1]] == prompt.end_id for branch in row.branches)
 
 
-def test_the_rows_of_a_step_depend_on_seed_and_step_alone(backbone: Backbone) -> None:
-    builder = builder_of(backbone)
-    one, same, other = (Replay(backbone, builder, 3, seed) for seed in (4, 4, 5))
-    assert one(7) == same(7) and one(7) != one(8)
+def test_the_rows_of_a_step_depend_on_seed_and_step_alone(encoder: Encoder) -> None:
+    one, same, other = (Replay(encoder, 3, seed) for seed in (4, 4, 5))
+    assert contents(one(7)) == contents(same(7))
+    assert contents(one(7)) != contents(one(8))
     assert [row.sentence.text for row in one(7)] != [row.sentence.text for row in other(7)]
 
 
-def test_all_sentences_come_before_one_comes_again(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_sentences_come_before_one_comes_again(encoder: Encoder) -> None:
     few = general_sentences()[:5]
-    monkeypatch.setattr(cllmfs.training.replay, "general_sentences", lambda: few)
-    replay = Replay(backbone, builder_of(backbone), 2, 0)
-    told = [row.sentence.text for step in range(5) for row in replay(step)]
-    assert sorted(told[:5]) == sorted(sentence.text for sentence in few) and told[:5] == told[5:]
+    replay = Replay(encoder, 2, 0, few)
+    read = [row.sentence.text for step in range(5) for row in replay(step)]
+    assert sorted(read[:5]) == sorted(sentence.text for sentence in few) and read[:5] == read[5:]
 
 
-def test_a_sentence_that_outgrows_the_model_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sentence_that_outgrows_the_model_is_left_out() -> None:
     kinds = (AskedType("person", "", ()),)
-    texts = ("Ada rowed", "Ada rowed " * 60)
-    monkeypatch.setattr(
-        cllmfs.training.replay, "general_sentences", lambda: tuple(GeneralSentence(text, kinds) for text in texts)
-    )
-    small = fresh_backbone("bert", max_position_embeddings=128)
-    rows = Replay(small, builder_of(small), 2, 0)(0)
-    assert [row.sentence.text for row in rows] == ["Ada rowed"]
+    sentences = [GeneralSentence(text, kinds) for text in ("Ada rowed", "Ada rowed " * 60)]
+    small = fresh_backbone("bert", max_position_embeddings=128).encoder(Config())
+    assert [row.sentence.text for row in Replay(small, 2, 0, sentences)(0)] == ["Ada rowed"]
 
 
 # in training
 
 
-def test_a_step_holds_its_shots_and_the_general_rows(backbone: Backbone) -> None:
-    config = Config().with_settings(["train.batch_sentences=2", "train.negatives=5"])
-    extractor = Extractor(backbone, config)
-    shots = [example("Ada met Bo.", person=["Ada", "Bo"]), example("It rained in Rome.", place=["Rome"])]
-    labels = LabelSet(["person", "place"])
-    prepared = Adaptation(extractor, shots, labels)._prepare(shots)
-    replay = Replay(backbone, extractor.builder, 3, 0)
-    plain = ShotBatches(prepared, labels, backbone, extractor.builder, config)
-    mixed = ShotBatches(prepared, labels, backbone, extractor.builder, config, None, replay)
+def test_a_step_holds_its_shots_and_the_general_rows(encoder: Encoder) -> None:
+    examples = [example("Ada met Bo.", person=["Ada", "Bo"]), example("It rained in Rome.", place=["Rome"])]
+    shots = encode_shots(examples, encoder, 512)
+    labels, train = LabelSet(["person", "place"]), TrainConfig(batch_sentences=2)
+    recipe = Recipe(learning_rate=1e-3, steps=1, negatives=5)
+    replay = Replay(encoder, 3, 0)
+    plain = ShotBatches(lambda _: shots, labels, encoder, train, recipe)
+    mixed = ShotBatches(lambda _: shots, labels, encoder, train, recipe, replay)
     for step in (0, 4):
         texts = [row.sentence.text for batch in mixed(step) for row in batch.rows]
         own = [row.sentence.text for batch in plain(step) for row in batch.rows]
@@ -148,5 +139,5 @@ def test_the_setting_says_how_many(count: int, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(Replay, "__call__", call)
     config = Config().with_settings([f"train.replay={count}", "train.steps=2", "calibrate.folds=0", "lora.rank=2"])
     shots = [example("Ada met Bo.", person=["Ada", "Bo"])]
-    Adaptation(Extractor(fresh_backbone("llama"), config), shots, LabelSet(["person"])).run()
+    fit(Extractor(fresh_backbone("llama"), config), shots, LabelSet(["person"]), ExpectedCalibrations())
     assert asked == [count] * (2 if count else 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def main() -> None:
-    """Run the command line and leave with its exit code; loaded when called."""
+    """Run the command line and exit with its exit code; its modules are imported when this is called."""
     from cllmfs.cli.app import main as run
 
     run()

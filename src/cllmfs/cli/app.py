@@ -1,7 +1,7 @@
-"""The ``cllmfs`` command: puts the commands together, and is the entry point.
+"""The ``cllmfs`` command, which consists of the commands of the other modules in this folder.
 
-Knows which commands there are; what they do is in the other modules of this folder. Loads no machine learning
-library: commands that need a model load it when they run.
+This file knows which commands there are; it knows nothing of what they do. It loads no machine learning library:
+commands that need a model load it when they run.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ import typer
 from typer.core import TyperGroup
 
 from cllmfs import __version__
-from cllmfs.cli import benchmark, datasets, labelled_files, model, train
+from cllmfs.cli import benchmark, datasets, labeled_files, model, train
 from cllmfs.cli.options import examples
 
 
 class _DemoLast(TyperGroup):
-    """The commands in the order of the modules, groups of commands after them, the demo at the end."""
+    """Lists the commands in the order of the modules, groups of commands after them, and the demo at the end."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return sorted(super().list_commands(ctx), key=lambda name: name == "demo")
 
 
-# Plain help: the same in a pipe, on any terminal and in any version of typer.
+# Help without rich markup looks the same in a pipe, on any terminal and in any version of typer.
 app = typer.Typer(
     name="cllmfs",
     cls=_DemoLast,
@@ -44,7 +44,7 @@ app = typer.Typer(
         "cllmfs evaluate my-model test.jsonl",
     ),
 )
-_parts = (labelled_files, train, model, benchmark)
+_parts = (labeled_files, train, model, benchmark)
 app.registered_commands += [command for part in _parts for command in part.app.registered_commands]
 app.add_typer(datasets.app)
 
@@ -61,17 +61,17 @@ def _cllmfs(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Few-shot named entity recognition with a causal LLM: few labelled sentences in, exact spans out."""
+    """Few-shot named entity recognition with a causal LLM: few labeled sentences in, exact spans out."""
 
 
 def main() -> None:
-    """Run the command line and leave with its exit code."""
+    """Run the command line and exit with its exit code."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a text must not fail for the terminal's encoding
+            stream.reconfigure(errors="backslashreplace")  # printing must not fail because of the terminal's encoding
     if not os.environ.get("CLLMFS_DEBUG") and not sys.warnoptions:
-        warnings.simplefilter("ignore", FutureWarning)  # between libraries: nothing a user could do about
+        warnings.simplefilter("ignore", FutureWarning)  # they are about code of libraries, which users cannot change
     if not sys.stderr.isatty():
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # read by the libraries that load models
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # these are read by the libraries that load models
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     app(prog_name="cllmfs")

@@ -1,12 +1,13 @@
 """The commands that show data sets: data list, data info.
 
-Knows the options and what is printed; the work is done by :mod:`cllmfs.datasets.facts` and
-:mod:`cllmfs.datasets.catalogue`, which are imported when a command runs, so that ``--help`` stays quick.
+This file knows the options and what is printed. The work is done by :mod:`cllmfs.datasets.facts` and
+:mod:`cllmfs.datasets.catalog`, which are imported when a command runs, so that ``--help`` stays fast.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,55 +15,47 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from cllmfs.cli.options import DATA, DataFolder, Json, data_folder, examples
-from cllmfs.cli.terminal import MISTAKE, guarded, note, print_json, show, table, visible
+from cllmfs.cli.options import DATA, DataFolder, Json, argument, command, data_folder, examples, option
+from cllmfs.cli.terminal import MISTAKE, note, print_json, show, table, visible
 
 if TYPE_CHECKING:
-    from cllmfs.datasets.facts import DatasetFacts, Listed
+    from cllmfs.datasets.facts import DatasetFacts, DatasetSummary
 
 app = typer.Typer(
     name="data",
-    help="Show data sets: those of a folder, and recognised benchmarks.",
+    help="Show the data sets of a folder, and recognized benchmarks.",
     no_args_is_help=True,
     epilog=examples(
         "cllmfs data list DIR",
-        "cllmfs data list --catalogue",
+        "cllmfs data list --catalog",
         "cllmfs data info DIR/wnut17",
         "cllmfs data info hf:DFKI-SLT/few-nerd#inter?tags=fine_ner_tags",
     ),
 )
 
 
-@app.command(
-    name="list",
-    epilog=examples("cllmfs data list DIR", "cllmfs data list --json", "cllmfs data list --catalogue"),
-)
-@guarded
+@command(app, "cllmfs data list DIR", "cllmfs data list --json", "cllmfs data list --catalog", name="list")
 def list_(
-    directory: Annotated[
-        Path | None, typer.Argument(metavar="[DIR]", help="folder of the data sets, as --data", show_default=False)
-    ] = None,
+    directory: Annotated[Path | None, argument("DIR", "folder of the data sets, in place of --data")] = None,
     data: DataFolder = None,
-    catalogue: Annotated[
-        bool, typer.Option("--catalogue", help="the recognised benchmarks instead, and where the hub has them")
-    ] = False,
+    catalog: Annotated[bool, option("--catalog", "list recognized benchmarks instead, with their hub names")] = False,
     json: Json = False,
 ) -> None:
-    """List the data sets of a folder, with languages, sizes and licences.
+    """List the data sets of a folder, with languages, sizes and licenses.
 
-    Sizes are those of a data set's META.json where it has them. A data set that cannot be read is told on standard
-    error.
+    The sizes of a data set come from its META.json if it has one. A data set that cannot be read is reported on
+    standard error.
     """
-    if catalogue:
-        _list_catalogue(json)
+    if catalog:
+        _list_catalog(json)
         return
     from cllmfs.datasets.facts import list_folder
 
-    found: list[Listed] = []
-    failed = 0
+    found: list[DatasetSummary] = []
+    failed = False
     for one in list_folder(data_folder(directory or data)):
         if isinstance(one, tuple):
-            failed += 1
+            failed = True
             note(f"error: {one[0]}: {one[1]}")
         else:
             found.append(one)
@@ -71,44 +64,40 @@ def list_(
     elif found:
         show(_listing(found))
     else:
-        note("there is no data set in the folder: a data set is a folder with a file of each split, such as test.jsonl")
+        note("there is no data set in the folder; each is a folder with a file for every split, such as test.jsonl")
     if failed:
         raise typer.Exit(MISTAKE)
 
 
-def _listing(found: Iterable[Listed]) -> Table:
-    made = _one_line_each("data set", "language", "types", "train", "dev", "test", "licence", "domain")
+def _listing(found: Iterable[DatasetSummary]) -> Table:
+    made = _one_line_each("data set", "language", "types", "train", "dev", "test", "license", "domain")
     for one in found:
         sizes = (one.sentences.get(split) for split in ("train", "dev", "test"))
         counts = ["" if size is None else f"{size:,}" for size in (one.types, *sizes)]
-        language, licence, domain = (_cut(one.told.get(key, "")) for key in ("language", "licence", "domain"))
-        made.add_row(visible(one.name), language, *counts, licence, domain)
+        language, license, domain = (_cut(one.metadata.get(key, "")) for key in ("language", "license", "domain"))
+        made.add_row(visible(one.name), language, *counts, license, domain)
     return made
 
 
-def _list_catalogue(json: bool) -> None:
-    from dataclasses import asdict
-
-    from cllmfs.datasets.catalogue import CATALOGUE
-    from cllmfs.datasets.catalogue import catalogue as entries
+def _list_catalog(json: bool) -> None:
+    from cllmfs.datasets.catalog import CATALOG, catalog
 
     if json:
-        print_json([asdict(entry) for entry in entries().values()])
+        print_json([asdict(entry) for entry in catalog().values()])
         return
-    made = _one_line_each("data set", "language", "types", "restricted", "licence", "source")
-    for entry in entries().values():
-        restricted = "yes" if entry.restricted else ""
-        source = entry.source or "not on the hub"
-        made.add_row(entry.name, _cut(entry.language), str(entry.types), restricted, _cut(entry.licence), _cut(source))
+    made = _one_line_each("data set", "language", "types", "restricted", "license", "source")
+    for entry in catalog().values():
+        restricted, source = "yes" if entry.restricted else "", entry.source or "not on the hub"
+        made.add_row(entry.name, _cut(entry.language), str(entry.types), restricted, _cut(entry.license), _cut(source))
     show(
         made,
-        f"{CATALOGUE}NAME names one, in a benchmark's configuration too; a restricted one is loaded only after its "
-        "licence was accepted. --json says why it is restricted.",
+        f"{CATALOG}NAME refers to one of them, also in the configuration of a benchmark. A restricted one is loaded "
+        "only after its license has been accepted; --json shows why it is restricted.",
     )
 
 
 def _one_line_each(*columns: str) -> Table:
-    """A table of texts first, second and in the last two columns, which give way where the terminal is narrow."""
+    """A table with text in the first two and the last two columns; on a narrow terminal, the last two shrink."""
     made = table(*columns)
     made.padding = (0, 1, 0, 0)
     for number, column in enumerate(made.columns):
@@ -124,41 +113,34 @@ def _cut(value: str) -> Text:
     return Text(visible(" ".join(value.split())), no_wrap=True, overflow="ellipsis")
 
 
-@app.command(
-    epilog=examples(
-        "cllmfs data info DIR/wnut17",
-        "cllmfs data info wnut17 --data DIR --json",
-        "cllmfs data info hf:leondz/wnut_17",
-        "cllmfs data info catalogue:conll2003 --accept-licence",
-    )
+@command(
+    app,
+    "cllmfs data info DIR/wnut17",
+    "cllmfs data info wnut17 --data DIR --json",
+    "cllmfs data info hf:leondz/wnut_17",
+    "cllmfs data info catalog:conll2003 --accept-license",
 )
-@guarded
 def info(
     name: Annotated[
         str,
-        typer.Argument(
-            metavar="SET",
-            help=f"a folder, one below --data or ${DATA}, hf:OWNER/NAME, hf:FOLDER, or catalogue:NAME",
-            show_default=False,
-        ),
+        argument("SET", f"a folder, the name of one in --data or ${DATA}, hf:OWNER/NAME, hf:FOLDER or catalog:NAME"),
     ],
     data: DataFolder = None,
-    licence_accepted: Annotated[
-        bool, typer.Option("--accept-licence", help="load it although its licence is to be accepted first")
+    license_accepted: Annotated[
+        bool, option("--accept-license", "accept the license of the data set, if it must be accepted")
     ] = False,
     json: Json = False,
 ) -> None:
-    """Show a data set: licence, source, and counts of each split.
+    """Show a data set: license, source, and counts of each split.
 
-    What it needs from the Hugging Face hub is downloaded. Mentions are counted in tokens of the data set, or words.
+    A data set of the Hugging Face hub is downloaded. Lengths are counted in the tokens of the data set; if it has
+    none, in words.
     """
     from cllmfs.datasets.facts import dataset_facts
-    from cllmfs.datasets.splits import below
+    from cllmfs.datasets.splits import resolve
 
-    source = name
-    if not Path(name).is_dir():
-        source = below(data_folder(data, needed=False), name)
-    facts = dataset_facts(name, source, licence_accepted=licence_accepted)
+    source = name if Path(name).is_dir() else resolve(data_folder(data, needed=False), name)
+    facts = dataset_facts(name, source, license_accepted=license_accepted)
     if json:
         print_json(facts.to_dict())
     else:
@@ -166,24 +148,19 @@ def info(
 
 
 def _show_facts(facts: DatasetFacts) -> None:
-    counts = table(visible(facts.name), *facts.splits)
-    rows = {
-        "sentences": [f"{one.sentences:,}" for one in facts.splits.values()],
-        "tokens": [f"{one.tokens:,}" for one in facts.splits.values()],
-        "mentions": [f"{sum(one.mentions.values()):,}" for one in facts.splits.values()],
-        "sentences without mentions": [
-            f"{one.without_mentions / one.sentences:.1%}" if one.sentences else "" for one in facts.splits.values()
-        ],
-        "longest mention, tokens": [str(one.longest_mention) for one in facts.splits.values()],
-        "sentences that occurred before": [f"{one.repeated:,}" for one in facts.splits.values()],
-    }
-    for title, cells in rows.items():
-        counts.add_row(title, *cells)
+    splits, counts = facts.splits.values(), table(visible(facts.name), *facts.splits)
+    empty = (f"{one.without_mentions / one.sentences:.1%}" if one.sentences else "" for one in splits)
+    counts.add_row("sentences", *(f"{one.sentences:,}" for one in splits))
+    counts.add_row("tokens", *(f"{one.tokens:,}" for one in splits))
+    counts.add_row("mentions", *(f"{sum(one.mentions.values()):,}" for one in splits))
+    counts.add_row("sentences without mentions", *empty)
+    counts.add_row("longest mention, tokens", *(str(one.longest_mention) for one in splits))
+    counts.add_row("repeated sentences", *(f"{one.repeated:,}" for one in splits))
     labels = table(f"mentions of {len(facts.labels)} types", *facts.splits)
     for label in facts.labels:
-        labels.add_row(Text(visible(label)), *(f"{one.mentions.get(label, 0):,}" for one in facts.splits.values()))
-    told = [f"{key}: {visible(value)}" for key, value in facts.told.items()]
-    told += [] if facts.told.get("licence") else ["licence: not known"]
-    show(*told, counts, labels)
+        labels.add_row(Text(visible(label)), *(f"{one.mentions.get(label, 0):,}" for one in splits))
+    stated = [f"{key}: {visible(value)}" for key, value in facts.metadata.items()]
+    stated += [] if facts.metadata.get("license") else ["license: not known"]
+    show(*stated, counts, labels)
     if facts.test_in_train is not None:
         print(f"{facts.test_in_train:,} sentences of test are in train too")

@@ -1,1 +1,1 @@
-"""Spans read off a model."""
+"""Decodes spans with a model."""

@@ -1,47 +1,32 @@
-"""How far scores can be trusted: from path probabilities to calibrated confidences, and from which one a span counts.
+"""From the scores and votes of spans to calibrated confidences, and the thresholds from which spans are reported.
 
-Scores and votes of held-out spans and whether they were right go in; a monotone map (Platt scaling: a temperature and
-a shift on the log-odds, and a weight of the votes) and thresholds come out. Knows numbers and labels; knows nothing of
-texts or models.
+A calibration is fitted on held-out shots (:mod:`cllmfs.training.calibrate`). If there are too few of them, the one
+expected of the base takes its place. This file knows numbers and labels; it knows nothing of texts or models.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, Self
 
 from cllmfs.errors import ModelError
 
-_LEAST = 1e-6  # scores are kept this far from 0 and 1, where log-odds end
-_EVEN = math.log(1 / 8)  # a vote that speaks neither for a span nor against it
-_HAIR = 1e-4  # the same span's confidence may differ by less, once an adapter is merged
-_LABEL_MENTIONS = 20  # gold mentions at which a label's own threshold weighs as much as the one of all labels
-_SLOPE_SD, _VOTE_SD, _SHIFT_SD = 0.25, 0.15, 0.5  # how far the fitted map may lie from the prior
-
-
-class Judged(NamedTuple):
-    """A predicted span of a held-out sentence: its score in [0, 1], whether it was right, its label, and its vote."""
-
-    score: float
-    right: bool
-    label: str
-    vote: float = 0.0
+EVEN_VOTE = math.log(1 / 8)  # a vote is the log of a share; this one neither raises nor lowers a confidence
+_LEAST = 1e-6  # scores are kept this far from 0 and 1, where log-odds are infinite
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """A monotone map of scores, and the confidences from which spans are reported.
+    """A monotone map from scores to confidences, and the thresholds from which spans are reported.
 
     Attributes:
-        slope: factor on a score's log-odds, the inverse of a temperature; above 0.
-        shift: added to them.
+        slope: factor on the log-odds of a score, the inverse of a temperature; above 0.
+        shift: added to the log-odds.
         threshold: confidence from which a span is reported, in [0, 1].
-        thresholds: the same for single labels, where the shots allow to tell.
-        vote: weight of the contrastive vote, beside the log-odds; 0 or above. A vote is the log of a share and counts
-            by how far it lies from that of an eighth.
+        thresholds: the same for single labels that have enough mentions to fit one.
+        vote: weight of the contrastive vote, 0 or more: weight times (vote - EVEN_VOTE) is added to the log-odds.
     """
 
     slope: float = 1.0
@@ -51,13 +36,13 @@ class Calibration:
     vote: float = 0.0
 
     def confidence(self, score: float, vote: float = 0.0) -> float:
-        """The calibrated probability that a span of this score and vote is right."""
+        """The calibrated probability that a span with this score and vote is correct."""
         if (self.slope, self.shift, self.vote) == (1.0, 0.0, 0.0):
             return score
-        return _logistic(self.slope * _log_odds(score) + self.vote * (vote - _EVEN) + self.shift)
+        return logistic(self.slope * log_odds(score) + self.vote * (vote - EVEN_VOTE) + self.shift)
 
-    def limit(self, label: str) -> float:
-        """The confidence from which a span of the label is reported."""
+    def threshold_of(self, label: str) -> float:
+        """The confidence from which a span of this label is reported."""
         return self.thresholds.get(label, self.threshold)
 
     def to_dict(self) -> dict[str, Any]:
@@ -66,161 +51,63 @@ class Calibration:
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any], source: str) -> Calibration:
-        """Inverse of :meth:`to_dict`.
+        """Inverse of :meth:`to_dict`; a figure that is missing or is not a number is a :class:`ModelError`."""
+        try:
+            thresholds = {str(label): _number(value) for label, value in record.get("thresholds", {}).items()}
+            slope, shift, threshold = (_number(record[name]) for name in ("slope", "shift", "threshold"))
+            vote = _number(record.get("vote", 0.0))  # old models have no vote
+            if slope <= 0 or vote < 0 or not all(0 <= value <= 1 for value in (threshold, *thresholds.values())):
+                raise ValueError("slope must be above 0, vote at least 0, and thresholds must lie in 0 to 1")
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            message = f"{source}: a calibration must hold the numbers slope, shift and threshold: {error!r}"
+            raise ModelError(message) from error
+        return cls(slope, shift, threshold, thresholds, vote)
+
+
+@dataclass(frozen=True)
+class ExpectedCalibrations:
+    """The calibrations that are expected of a base before anything is fitted.
+
+    Those of a base are in ``cllmfs_calibration.json`` in its folder, fitted on development data. Without such a file,
+    the defaults below apply: log-odds are changed by the vote alone.
+    """
+
+    trained: Calibration = Calibration(threshold=0.2, vote=0.5)  # of a model that was trained on shots
+    few_mentions: Calibration = Calibration(threshold=0.2, vote=0.5)  # the same, with too few mentions to fit one
+    zero_shot: Calibration = Calibration(threshold=0.2, vote=0.5)  # of the base itself
+
+    @classmethod
+    def of_base(cls, figures: Mapping[str, Any], votes: bool, source: str) -> Self:
+        """From the content of ``cllmfs_calibration.json``, which may be empty.
+
+        Args:
+            figures: a calibration for each attribute of this class.
+            votes: whether the contrastive similarities vote.
+            source: the file's name in messages.
 
         Raises:
-            ModelError: if a figure is missing or no number.
+            ModelError: if a calibration is missing or unknown, or a figure is missing or is not a number.
         """
-        try:
-            thresholds = {str(label): float(value) for label, value in record["thresholds"].items()}
-            slope, shift, threshold = (float(record[name]) for name in ("slope", "shift", "threshold"))
-            return cls(slope, shift, threshold, thresholds, float(record.get("vote", 0.0)))  # older models have no vote
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ModelError(
-                f"{source}: a calibration holds slope, shift, threshold and thresholds: {error}"
-            ) from error
+        names = ("trained", "few_mentions", "zero_shot")
+        if figures and set(figures) != set(names):
+            raise ModelError(f"{source}: the file must hold {', '.join(names)}, got {', '.join(figures)}")
+        expected = cls(**{name: Calibration.from_dict(record, source) for name, record in figures.items()})
+        return expected if votes else cls(**{name: replace(getattr(expected, name), vote=0.0) for name in names})
 
 
-def fit_calibration(
-    judged: Sequence[Judged], gold: Mapping[str, int], prior: Calibration, lift: float = 0.0
-) -> Calibration:
-    """Platt scaling (Platt 1999) with a prior, then the thresholds that maximise the micro-F1 to be expected.
-
-    Few judged spans move the map little: the prior is normal around ``prior``'s slope, vote and shift. A prior without
-    a vote gives a map without one.
-
-    Args:
-        judged: predicted spans of held-out sentences, at a low threshold.
-        gold: mentions of each label in the same sentences.
-        prior: the map expected before anything was seen; returned as it is if nothing was judged.
-        lift: log-odds by which the model to be calibrated may be more often right than the one judged. The thresholds
-            are chosen as if it were, which reports more; the confidences stay as they were fitted.
-    """
-    if not judged or not sum(gold.values()):
-        return prior
-    fitted = _fit_map(judged, prior)
-    lifted = replace(fitted, shift=fitted.shift + lift)
-    ranked = sorted(((lifted.confidence(one.score, one.vote), one.right, one.label) for one in judged), reverse=True)
-    total = sum(gold.values())
-    threshold = expected_best_threshold([confidence for confidence, _, _ in ranked], total)
-    thresholds = {}
-    for label, mentions in sorted(gold.items()):
-        own = [(confidence, right) for confidence, right, of in ranked if of == label]
-        if mentions >= _LABEL_MENTIONS and own:
-            weight = mentions / (mentions + _LABEL_MENTIONS)
-            best = best_threshold(own, mentions)
-            thresholds[label] = weight * best + (1 - weight) * threshold
-    lowered = {label: _logistic(_log_odds(limit) - lift) for label, limit in thresholds.items()}
-    return replace(fitted, threshold=_logistic(_log_odds(threshold) - lift), thresholds=lowered)
-
-
-def expected_best_threshold(confidences: Sequence[float], gold: int) -> float:
-    """The threshold of the highest F1 to be expected if the confidences are the spans' true probabilities.
-
-    It lies near half of that F1 (Lipton, Elkan and Naryanaswamy 2014, arXiv 1402.1892), a hair below the last span that
-    counts.
-    """
-    ranked = [*sorted(confidences, reverse=True), 0.0]
-    best, threshold, right = 0.0, 0.0, 0.0
-    for count, (confidence, following) in enumerate(pairwise(ranked), start=1):
-        right += confidence
-        f1 = 2 * right / (count + gold)
-        if f1 > best:
-            best, threshold = f1, max(confidence - _HAIR, (confidence + following) / 2)
-    return threshold
-
-
-def best_threshold(ranked: Sequence[tuple[float, bool]], gold: int) -> float:
-    """The threshold of the highest F1 among (confidence, right) pairs in falling order; halfway to the next one."""
-    best, threshold, right = -1.0, 0.0, 0
-    for count, (confidence, is_right) in enumerate(ranked, start=1):
-        right += is_right
-        following = ranked[count][0] if count < len(ranked) else 0.0
-        f1 = 2 * right / (count + gold)
-        if f1 > best and following < confidence:
-            best, threshold = f1, (confidence + following) / 2
-    return threshold
-
-
-class Bin(NamedTuple):
-    """A bin of a reliability diagram: spans in it, their mean confidence and the share that was right."""
-
-    low: float
-    high: float
-    spans: int
-    confidence: float
-    accuracy: float
-
-
-def reliability(pairs: Iterable[tuple[float, bool]], bins: int = 10) -> list[Bin]:
-    """(confidence, right) pairs in bins of equal width; empty bins are left out."""
-    groups: dict[int, list[tuple[float, bool]]] = {}
-    for confidence, right in pairs:
-        groups.setdefault(min(int(confidence * bins), bins - 1), []).append((confidence, right))
-    return [
-        Bin(
-            number / bins,
-            (number + 1) / bins,
-            len(group),
-            sum(confidence for confidence, _ in group) / len(group),
-            sum(right for _, right in group) / len(group),
-        )
-        for number, group in sorted(groups.items())
-    ]
-
-
-def expected_calibration_error(bins: Sequence[Bin]) -> float:
-    """Mean distance of confidence and accuracy over the bins, weighted by their spans (arXiv 1706.04599)."""
-    total = sum(one.spans for one in bins)
-    return sum(one.spans * abs(one.confidence - one.accuracy) for one in bins) / total if total else 0.0
-
-
-def _fit_map(judged: Sequence[Judged], prior: Calibration) -> Calibration:
-    """Newton's method on the penalised log-likelihood, which is concave in slope, vote and shift.
-
-    A prior without votes leaves them out.
-    """
-    expected, spread = [prior.slope, prior.vote, prior.shift], [_SLOPE_SD, _VOTE_SD, _SHIFT_SD]
-    free = [0, 1, 2] if prior.vote > 0 else [0, 2]
-    points = [(_log_odds(one.score), one.vote - _EVEN, 1.0) for one in judged]
-    found = list(expected)
-    for _ in range(50):
-        gradient = [(found[i] - expected[i]) / spread[i] ** 2 for i in free]
-        curvature = [[1 / spread[i] ** 2 if i == j else 0.0 for j in free] for i in free]
-        for point, one in zip(points, judged, strict=True):
-            p = _logistic(sum(weight * value for weight, value in zip(found, point, strict=True)))
-            for row, i in enumerate(free):
-                gradient[row] += (p - one.right) * point[i]
-                for column, j in enumerate(free):
-                    curvature[row][column] += p * (1 - p) * point[i] * point[j]
-        step = _solve(curvature, gradient)
-        largest = max(map(abs, step))
-        for i, move in zip(free, step, strict=True):
-            found[i] -= move * min(1.0, 1.0 / max(largest, 1e-12))  # far off, a whole step may leap past the optimum
-        if largest < 1e-6:
-            break
-    slope, vote, shift = found
-    return Calibration(max(slope, 0.05), shift, vote=max(vote, 0.0))
-
-
-def _solve(matrix: Sequence[Sequence[float]], vector: Sequence[float]) -> list[float]:
-    """The solution of a system of linear equations whose matrix is positive definite."""
-    rows = [[*row, value] for row, value in zip(matrix, vector, strict=True)]
-    for i, row in enumerate(rows):
-        for other in rows[i + 1 :]:
-            factor = other[i] / row[i]
-            other[i:] = [value - factor * above for value, above in zip(other[i:], row[i:], strict=True)]
-    solved: list[float] = []  # from the last unknown back
-    for i, row in reversed(list(enumerate(rows))):
-        known = sum(factor * value for factor, value in zip(row[-2:i:-1], solved, strict=True))
-        solved.append((row[-1] - known) / row[i])
-    return solved[::-1]
-
-
-def _log_odds(score: float) -> float:
+def log_odds(score: float) -> float:
+    """The log-odds of a probability, which are finite for 0 and 1, too."""
     inside = min(max(score, _LEAST), 1 - _LEAST)
     return math.log(inside / (1 - inside))
 
 
-def _logistic(value: float) -> float:
+def logistic(value: float) -> float:
+    """The probability that has these log-odds."""
     return 1 / (1 + math.exp(-value)) if value >= 0 else math.exp(value) / (1 + math.exp(value))
+
+
+def _number(value: Any) -> float:
+    """The value, if it is a finite number."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e9:
+        raise ValueError(f"a finite number is needed, got {value!r:.40}")
+    return float(value)

@@ -1,28 +1,30 @@
-"""Texts in, spans with character offsets out: windows, decoding, calibrated confidences, conflicts between types.
+"""From texts to spans with character offsets: windows, decoding, confidences, and conflicts between types.
 
-Knows texts, the model and the calibration; knows nothing of training, gold spans or files.
+This file knows texts, the model and its calibration; it knows nothing of training, gold spans or files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from cllmfs.config import Config
 from cllmfs.decoding.calibration import Calibration
-from cllmfs.decoding.greedy import Request, decode
+from cllmfs.decoding.greedy import Rules, decode
 from cllmfs.decoding.runners import VoteSettings
-from cllmfs.encoding.batches import RowBuilder, TypeQuery
-from cllmfs.encoding.tokens import tokenize
-from cllmfs.encoding.windows import resolve_conflicts, windows
-from cllmfs.errors import DataError, ModelError
+from cllmfs.encoding.encoder import Encoder
+from cllmfs.encoding.rows import Request
 from cllmfs.model.backbone import Backbone
-from cllmfs.model.forward import autocast
 from cllmfs.schema import Document, LabelSet, Span
+
+_TEXTS_AT_ONCE = 64
 
 
 class Candidate(NamedTuple):
-    """A span that was decoded: offsets, type, probability of its path, log of its type's share in the vote."""
+    """A decoded span: offsets, label, probability of its tokens, and the log of its type's share in the vote."""
 
     start: int
     end: int
@@ -30,47 +32,35 @@ class Candidate(NamedTuple):
     score: float
     vote: float
 
-    def span(self, text: str, trust: Calibration) -> Span:
+    def span(self, text: str, calibration: Calibration) -> Span:
         """The span with its confidence."""
-        score = trust.confidence(self.score, self.vote)
-        return Span(self.start, self.end, self.label, score, text[self.start : self.end])
+        confidence = calibration.confidence(self.score, self.vote)
+        return Span(self.start, self.end, self.label, confidence, text[self.start : self.end])
+
+
+class Extraction(NamedTuple):
+    """All candidates of a text, before conflicts are resolved, and the number of windows that it was read in."""
+
+    candidates: tuple[Candidate, ...]
+    windows: int
 
 
 class Extractor:
-    """Reads spans off a backbone, as it is when it is asked.
+    """Finds spans with a backbone, and with the adapter that is attached to it at the time.
 
-    Args:
-        backbone: the model, with or without an adapter.
-        config: how queries are written and answers decoded.
+    The encoder is made from the config, unless it is given.
 
     Raises:
-        ModelError: if the config asks for what the model cannot do.
+        ModelError: if the config asks for something that the model cannot do.
     """
 
-    def __init__(self, backbone: Backbone, config: Config) -> None:
+    def __init__(
+        self, backbone: Backbone, config: Config, encoder: Encoder | None = None, rules: Rules | None = None
+    ) -> None:
         self.backbone = backbone
         self.config = config
-        prompt = config.prompt
-        wish = prompt.prefix_attention
-        attention = backbone.prompt.template.prefix_attention if wish == "auto" else wish
-        takes_trees = backbone.takes_trees()
-        if prompt.tree == "on" and not takes_trees:
-            raise ModelError(
-                f"prompt.tree = on, but {backbone.name} cannot share a sentence between types; set it to auto"
-            )
-        self.bidirectional = attention == "bidirectional" and prompt.order == "sentence-first"
-        if self.bidirectional and not takes_trees:
-            raise ModelError(f"{backbone.name} takes no 4-D attention mask, so prompt.prefix_attention must be causal")
-        tree = takes_trees and prompt.tree != "off"
-        self.builder = RowBuilder(backbone.prompt, prompt.order, tree, config.decode.nested)
-
-    def queries(self, labels: LabelSet) -> tuple[TypeQuery, ...]:
-        """The types in token ids, with their descriptions where the config wants them."""
-        described = self.config.prompt.descriptions
-        return tuple(
-            TypeQuery(label, tuple(self.backbone.prompt.query(label, description if described else "")))
-            for label, description in labels.items()
-        )
+        self.encoder = encoder or backbone.encoder(config)
+        self.rules = rules or Rules()
 
     def extract(
         self,
@@ -79,78 +69,61 @@ class Extractor:
         calibration: Calibration | None = None,
         threshold: float | None = None,
     ) -> list[Document]:
-        """Spans of each text.
+        """The spans of each text, which may be of any length and script.
 
-        Args:
-            texts: any length, any script.
-            labels: the types to ask.
-            calibration: turns scores and votes into confidences and says which spans count; neither when not given.
-            threshold: replaces the calibration's thresholds.
+        Without a calibration, scores are confidences, and all spans are reported. A threshold replaces all those of the
+        calibration.
         """
-        trust = calibration or Calibration()
+        known = calibration or Calibration()
+        if threshold is not None:
+            known = replace(known, threshold=threshold, thresholds={})
         documents = []
-        for text, (found, count) in zip(texts, self.candidates(texts, labels, trust.vote > 0), strict=True):
-            kept = []
-            for span in (candidate.span(text, trust) for candidate in found):
-                if (span.score or 0.0) >= (trust.limit(span.label) if threshold is None else threshold):
-                    kept.append(span)
-            documents.append(Document(text, tuple(resolve_conflicts(kept, self.config.decode.nested)), count))
+        for text, (candidates, windows) in zip(texts, self.candidates(texts, labels, known.vote > 0), strict=True):
+            spans = [candidate.span(text, known) for candidate in candidates]
+            kept = [span for span in spans if (span.score or 0.0) >= known.threshold_of(span.label)]
+            documents.append(Document(text, tuple(resolve_conflicts(kept, self.encoder.nested)), windows))
         return documents
 
-    def candidates(
-        self, texts: Sequence[str], labels: LabelSet, voting: bool
-    ) -> list[tuple[tuple[Candidate, ...], int]]:
-        """All that was decoded of each text, conflicts of types and repetitions included, and its number of windows.
+    def candidates(self, texts: Sequence[str], labels: LabelSet, voting: bool) -> list[Extraction]:
+        """Everything that was decoded in each text; ``voting`` says whether the contrastive similarities vote."""
+        parts = (texts[start : start + _TEXTS_AT_ONCE] for start in range(0, len(texts), _TEXTS_AT_ONCE))
+        return [found for part in parts for found in self._candidates(part, labels, voting)]
 
-        Args:
-            texts: any length, any script.
-            labels: the types to ask.
-            voting: let the contrastive similarities vote.
-        """
-        config = self.config.decode
-        queries = self.queries(labels)
-        requests: list[Request] = []
-        origins: list[tuple[int, tuple[int, int]]] = []  # the text of each request, and the tokens it owns
-        counts = [0] * len(texts)
-        limit = self.window(labels)
-        for number, text in enumerate(texts):
-            tokens = tokenize(self.backbone.tokenizer, text, config.edges)
-            for part in windows(tokens, limit, config.overlap_tokens):
-                counts[number] += 1
-                requests.append(Request(tokens.slice(part.start, part.end), queries))
-                origins.append((number, (part.owns[0] - part.start, part.owns[1] - part.start)))
-        voters = self._voters() if voting else None
-        with autocast(self.backbone.device, self.config.train.precision):
-            answers = decode(
-                self.backbone, self.builder, requests, config, bidirectional=self.bidirectional, voting=voters
-            )
+    def _candidates(self, texts: Sequence[str], labels: LabelSet, voting: bool) -> list[Extraction]:
+        queries = self.encoder.queries(labels)
+        window = self.encoder.window(queries)
+        read = [(number, part) for number, text in enumerate(texts) for part in self.encoder.sentences(text, window)]
+        runtime, loss = self.config.runtime, self.config.loss
+        votes = VoteSettings(self.backbone.layer_index(loss.contrastive_layer), loss.temperature) if voting else None
+        answers = decode(
+            self.backbone,
+            self.encoder,
+            [Request(part.tokens, queries) for _, part in read],
+            batch_tokens=runtime.batch_tokens,
+            voting=votes,
+            rules=self.rules,
+        )
         found: list[list[Candidate]] = [[] for _ in texts]
-        for request, (number, owns), spans in zip(requests, origins, answers, strict=True):
+        for (number, part), spans in zip(read, answers, strict=True):
             for span in spans:
-                if owns[0] <= span.first < owns[1]:
-                    place = request.sentence.char_range(span.first, span.last)
+                if part.owned[0] <= span.first < part.owned[1]:
+                    place = part.tokens.char_range(span.first, span.last)
                     found[number].append(Candidate(*place, span.label, span.score, span.vote))
-        return [(tuple(of_text), max(count, 1)) for of_text, count in zip(found, counts, strict=True)]
+        counts = Counter(number for number, _ in read)  # an empty text has no window and counts as read in one
+        return [Extraction(tuple(of_text), counts[number] or 1) for number, of_text in enumerate(found)]
 
-    def _voters(self) -> VoteSettings:
-        loss = self.config.loss
-        return VoteSettings(self.backbone.layer_index(loss.contrastive_layer), loss.temperature)
 
-    def window(self, labels: LabelSet) -> int:
-        """Sentence tokens read at once: what is set, within what the model's positions leave beside the query.
+def resolve_conflicts(spans: Iterable[Span], nested: bool) -> list[Span]:
+    """Keep the more confident of spans that overlap; with ``nested``, drop only exact repetitions.
 
-        Raises:
-            DataError: if a label's description leaves no room for a sentence.
-        """
-        prompt = self.backbone.prompt
-        query = max(len(query.ids) for query in self.queries(labels))
-        frame = len(prompt.bos) + len(prompt.before) + len(prompt.after) + len(prompt.open) + query
-        wished = self.config.decode.window_tokens or min(512, self.backbone.max_positions // 2)
-        # An answer can be as long as the sentence and a delimiter a token: leave room for a quarter of that.
-        room = int((self.backbone.max_positions - frame) / 1.5)
-        if room < 8:
-            raise DataError(
-                f"a label's description is too long: the query takes {frame} of the model's "
-                f"{self.backbone.max_positions} positions; shorten it or set prompt.descriptions=false"
-            )
-        return min(wished, room)
+    Of equally confident spans the longer one is kept, then the earlier one, then the one whose label sorts first.
+    """
+    ranked = sorted(spans, key=lambda s: (-(s.score or 0.0), s.start - s.end, s.start, s.label))
+    if nested:
+        return sorted({span.key: span for span in reversed(ranked)}.values())
+    kept: list[Span] = []
+    for span in ranked:
+        at = bisect_left(kept, span.start, key=lambda other: other.start)
+        if (at == 0 or kept[at - 1].end <= span.start) and (at == len(kept) or kept[at].start >= span.end):
+            kept.insert(at, span)
+    return kept

@@ -1,1 +1,1 @@
-"""Texts and types as model input."""
+"""Turns texts and entity types into model input."""

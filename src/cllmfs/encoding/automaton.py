@@ -1,11 +1,10 @@
-"""The output language of one answer: spans of the sentence, left to right, and nothing else.
+"""The automaton of one answer: it allows only answers that consist of spans of the sentence, from left to right.
 
-An answer is ``span (NEXT span)* END`` or ``END`` alone; a span is copied token by token from the sentence. The state is
-the set of sentence positions consistent with what was emitted, so each answer maps to exactly one list of token ranges.
-Knows token ids and where spans may begin and end; knows nothing of text, labels or the model.
-
-Two occurrences of the same tokens cannot be told apart by the tokens emitted: a span is the first occurrence that is
-still allowed. The caller may resolve it otherwise among :meth:`SpanAutomaton.closings`.
+An answer is ``span (NEXT span)* END`` or ``END`` alone, and a span is copied token by token from the sentence. The
+automaton tracks the sentence positions that are consistent with the tokens emitted so far. The same tokens may occur
+more than once in a sentence: a span then means the first occurrence that is still allowed, unless the caller chooses
+another one of :meth:`SpanAutomaton.closings`. This file knows token ids and where spans may begin and end; it knows
+nothing of text, labels or the model.
 """
 
 from __future__ import annotations
@@ -21,13 +20,13 @@ Choices = Mapping[int, Sequence[int]]  # allowed token ids, each with the senten
 
 @dataclass(frozen=True)
 class State:
-    """What has been emitted so far, as far as it matters.
+    """The state after the tokens emitted so far; it determines which tokens may follow.
 
     Attributes:
-        last: (first, last) token of the last finished span; (-1, -1) before any.
-        candidates: the positions at which the open span may stand now; empty between spans.
-        length: tokens of the open span emitted so far.
-        must_open: true after NEXT, when the answer may not end.
+        last: (first, last) tokens of the last finished span; (-1, -1) if there is none.
+        candidates: the sentence positions that the last emitted token may have been copied from; empty between spans.
+        length: number of tokens of the open span.
+        must_open: true after NEXT, where the answer may not end.
         ended: true after END.
     """
 
@@ -38,77 +37,54 @@ class State:
     ended: bool = False
 
 
+@dataclass(eq=False)
 class SpanAutomaton:
-    """The automaton of one sentence; states are immutable, so branches and beams share nothing.
+    """The automaton of one sentence; states are immutable, so any number of answers may use it at once.
 
     Args:
         ids: token ids of the sentence, n of them.
-        start_ok: n flags, whether a span may begin with the token.
-        end_ok: n flags, whether a span may end with the token.
-        next_id: the delimiter between spans.
-        end_id: the delimiter that ends the answer.
-        nested: spans may overlap; else each begins after the end of the one before.
+        start_ok, end_ok: n flags each, whether a span may begin with the token, and whether one may end with it.
+        next_id, end_id: the delimiter between spans, and the one that ends the answer.
+        nested: whether spans may overlap; otherwise each begins after the end of the one before.
     """
 
-    def __init__(
-        self,
-        ids: Sequence[int],
-        start_ok: Sequence[bool],
-        end_ok: Sequence[bool],
-        next_id: int,
-        end_id: int,
-        nested: bool = False,
-    ) -> None:
-        self.ids = tuple(ids)
-        self.end_ok = tuple(end_ok)
-        self.next_id = next_id
-        self.end_id = end_id
-        self.nested = nested
-        # A delimiter's id inside the sentence could be read as the delimiter: no span crosses such a token.
-        barrier = [token in (next_id, end_id) for token in self.ids]
-        self._reaches = [False] * len(self.ids)  # an end can be reached from here without crossing a barrier
-        for position in range(len(self.ids) - 1, -1, -1):
-            beyond = position + 1 < len(self.ids) and self._reaches[position + 1]
-            self._reaches[position] = not barrier[position] and (self.end_ok[position] or beyond)
-        self.starts = [p for p in range(len(self.ids)) if start_ok[p] and self._reaches[p]]
-        self._last_reach = self._last_end_by_start()
-        self._choices: dict[State, Choices] = {}
+    ids: Sequence[int]
+    start_ok: Sequence[bool]
+    end_ok: Sequence[bool]
+    next_id: int
+    end_id: int
+    nested: bool = False
 
-    def _last_end_by_start(self) -> dict[int, int]:
-        """The furthest end of a span that begins at each start; needed only for nested answers."""
-        furthest: dict[int, int] = {}
-        if not self.nested:
-            return furthest
-        for start in self.starts:
-            position, last = start, start
-            while position < len(self.ids) and self._reaches[position]:
-                last = position if self.end_ok[position] else last
-                position += 1
-            furthest[start] = last
-        return furthest
+    def __post_init__(self) -> None:
+        # The last token of the longest span that contains each token; -1 if there is none, and after the last token.
+        # The id of a delimiter inside the sentence would be read as the delimiter, so no span may contain such a token.
+        self._furthest = [-1] * (len(self.ids) + 1)
+        for position in reversed(range(len(self.ids))):
+            if self.ids[position] not in (self.next_id, self.end_id):
+                own = position if self.end_ok[position] else -1
+                self._furthest[position] = max(own, self._furthest[position + 1])
+        self.starts = [p for p in range(len(self.ids)) if self.start_ok[p] and self._furthest[p] >= 0]
+        self._choices: dict[State, Choices] = {}
 
     def _open_starts(self, last: tuple[int, int]) -> list[int]:
         if not self.nested:
             return self.starts[bisect_right(self.starts, last[1]) :]
         later = self.starts[bisect_right(self.starts, last[0]) :]
-        same = [last[0]] if last != _NOTHING and self._last_reach.get(last[0], -1) > last[1] else []
-        return same + later
+        return [last[0], *later] if last != _NOTHING and self._furthest[last[0]] > last[1] else later
 
     def closings(self, state: State, token: int | None = None) -> list[tuple[int, int]]:
-        """The token ranges (first, last) that closing the open span now could mean, leftmost first.
+        """The token ranges (first, last) that the open span could mean if it were closed now, from left to right.
 
-        With ``token``, only those after which that delimiter may come: behind NEXT another span must have room.
+        With ``token``, only those that this delimiter may close: after NEXT there must be room for another span.
         """
-        found = []
-        for position in state.candidates:
-            span = (position - state.length + 1, position)
-            if self.end_ok[position] and (not self.nested or span > state.last):
-                found.append(span)
+        found = [(position - state.length + 1, position) for position in state.candidates if self.end_ok[position]]
+        if self.nested:
+            found = [span for span in found if span > state.last]
         return [span for span in found if self._open_starts(span)] if token == self.next_id else found
 
     def choices(self, state: State) -> Choices:
         """Allowed token ids, each with the sentence positions that it would copy; delimiters copy none."""
-        # All types of a sentence begin in one state, and a choice is looked at before it is made.
+        # Cached: all types of a sentence begin in the same state, and the choices of a state are needed more than once.
         if state not in self._choices:
             self._choices[state] = {} if state.ended else self._allowed(state)
         return self._choices[state]
@@ -122,26 +98,23 @@ class SpanAutomaton:
                 allowed[self.end_id] = []
             return allowed
         for position in state.candidates:
-            if position + 1 < len(self.ids) and self._reaches[position + 1]:
+            if self._furthest[position + 1] >= 0:
                 allowed.setdefault(self.ids[position + 1], []).append(position + 1)
-        closed = self.closings(state)
-        if closed:
+        if closed := self.closings(state):
             allowed[self.end_id] = []
             if self._open_starts(closed[0]):
                 allowed[self.next_id] = []
         return allowed
 
     def ahead(self, state: State, most: int) -> tuple[int, ...]:
-        """The tokens that the open span copies if it goes on where it may stand first; at most ``most``."""
+        """The next tokens of the open span, ``most`` at most, if it is the first of its possible occurrences."""
         if not state.candidates:
             return ()
-        begin = end = state.candidates[0] + 1
-        while end < min(begin + most, len(self.ids)) and self._reaches[end]:
-            end += 1
-        return self.ids[begin:end]
+        begin = state.candidates[0] + 1
+        return tuple(self.ids[begin : min(begin + most, self._furthest[begin] + 1)])
 
     def advance(self, state: State, token: int, span: tuple[int, int] | None = None) -> State:
-        """The state after emitting ``token``; ``span`` names the occurrence when a delimiter closes a span.
+        """The state after ``token``; where a delimiter closes a span, ``span`` chooses the occurrence.
 
         Raises:
             ValueError: if the token is not among :meth:`choices`, or the span not among its :meth:`closings`.
@@ -149,8 +122,7 @@ class SpanAutomaton:
         choices = self.choices(state)
         if token not in choices:
             raise ValueError(f"token {token} is not allowed here; allowed are {sorted(choices)}")
-        positions = choices[token]
-        if positions:
+        if positions := choices[token]:
             return State(state.last, tuple(positions), state.length + 1)
         last = state.last
         if state.candidates:
@@ -161,19 +133,18 @@ class SpanAutomaton:
         return State(last, must_open=token == self.next_id, ended=token == self.end_id)
 
     def path(self, spans: Iterable[tuple[int, int]]) -> list[tuple[int, Choices]]:
-        """The tokens that emit the token ranges ``spans`` (first, last), each with the choices at its step.
-
-        Ranges the automaton cannot emit (off the edges, overlapping in a flat answer, across a delimiter's id) raise.
+        """The tokens of the answer for the token ranges ``spans`` (first, last), each with the choices at its step.
 
         Raises:
-            ValueError: if the spans are no answer of this automaton.
+            ValueError: if :meth:`emittable` would drop a span: it begins or ends where none may, overlaps another in a
+                flat answer, or contains the id of a delimiter.
         """
         ordered = sorted(spans)
-        if self.emittable(ordered) != ordered:
-            raise ValueError(f"the spans {ordered} are no answer; {self.emittable(ordered)} would be")
+        if (kept := self.emittable(ordered)) != ordered:
+            raise ValueError(f"the spans {ordered} are no answer; {kept} would be")
         tokens: list[int] = []
-        for index, (first, last) in enumerate(ordered):
-            tokens += ([self.next_id] if index else []) + list(self.ids[first : last + 1])
+        for first, last in ordered:
+            tokens += [*([self.next_id] if tokens else []), *self.ids[first : last + 1]]
         state, steps = State(), []
         for token in [*tokens, self.end_id]:
             steps.append((token, self.choices(state)))
@@ -181,12 +152,14 @@ class SpanAutomaton:
         return steps
 
     def emittable(self, spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-        """The largest prefix-greedy subset of ``spans`` that :meth:`path` accepts; longer spans win at one start."""
+        """The spans that :meth:`path` accepts.
+
+        In a flat answer, the leftmost of overlapping spans is kept, and the longest of those that begin together.
+        """
         kept: list[tuple[int, int]] = []
         starts = set(self.starts)
         for first, last in sorted(set(spans), key=lambda s: (s[0], s[1] if self.nested else -s[1])):
-            inside = first in starts and first <= last < len(self.ids) and self.end_ok[last]
-            fits = inside and all(self._reaches[p] for p in range(first, last + 1))
+            fits = first in starts and first <= last <= self._furthest[first] and self.end_ok[last]
             if fits and (self.nested or not kept or first > kept[-1][1]):
                 kept.append((first, last))
         return kept

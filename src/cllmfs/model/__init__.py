@@ -1,1 +1,1 @@
-"""A causal LM behind one door."""
+"""The base model and its LoRA adapter."""

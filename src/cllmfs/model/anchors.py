@@ -1,6 +1,8 @@
-"""Cosine similarities of hidden states, and the votes on spans that are made of them.
+"""Anchors and the states that they are compared with: their cosine similarities, and the votes derived from them.
 
-Knows tensors only. Everything is computed in fp32, also inside an autocast region.
+An anchor is the hidden state of the marker that opens a type's answer. The contrastive objective trains it to resemble
+the first and last tokens of the type's mentions; in prediction, the same similarities vote on spans. Everything is
+computed in fp32, even inside an autocast region.
 """
 
 from __future__ import annotations
@@ -13,17 +15,16 @@ from torch import Tensor
 
 from cllmfs.encoding.batches import Batch
 
-# Vectors shorter than this have no direction: their cosine with anything is 0 and no gradient reaches them.
-_SHORTEST = 1e-6
+_SHORTEST = 1e-6  # vectors shorter than this have no direction: their cosine with anything is 0, without a gradient
 
 
 def full_precision(like: Tensor) -> torch.autocast:
-    """Products inside run in fp32 even in an autocast region, on the device of a tensor of any shape."""
+    """Turn autocast off on the device of ``like``, a tensor of any shape, so that products are computed in fp32."""
     return torch.autocast(device_type=like.device.type, enabled=False)
 
 
 def unit(vectors: Tensor) -> Tensor:
-    """Vectors ``[n, d]`` at length 1, in fp32; 0 with zero gradient where there is no direction."""
+    """Vectors ``[n, d]`` scaled to length 1, in fp32; one without a direction becomes 0, without a gradient."""
     vectors = vectors.float()
     square = vectors.square().sum(-1, keepdim=True)
     short = square <= _SHORTEST**2
@@ -31,17 +32,19 @@ def unit(vectors: Tensor) -> Tensor:
 
 
 def cosine(left: Tensor, right: Tensor) -> Tensor:
-    """Cosine of vectors pair by pair: ``[n, d], [n, d] -> [n]``, or any other shape that ends in d."""
+    """The cosine of each pair of vectors: ``[n, d], [n, d] -> [n]``, or any other shape that ends in d."""
     return (unit(left) * unit(right)).sum(-1)
 
 
 def similarity(anchors: Tensor, rows: Tensor, states: Tensor) -> Tensor:
-    """Cosine of each anchor with every position of its own row: ``[A, d], [A], [R, n, d] -> [A, n]``.
+    """The cosine of each anchor with every position of its own row: ``[A, d], [A], [R, n, d] -> [A, n]``.
 
-    Anchors are laid out as ``[R, most of a row, d]`` for one batched product, which copies no states per anchor.
+    Gathering the states of each anchor's row would copy ``[A, n, d]``. Instead, the anchors are laid out as
+    ``[R, K, d]`` for one batched product, where K is the largest number of anchors in a row.
     """
     if rows.shape[0] == 0:
         return states.new_zeros(0, states.shape[1], dtype=torch.float32)
+    # The slot of an anchor is its number within its row: the count of the row's anchors up to this one, less one.
     seen = F.one_hot(rows, states.shape[0]).cumsum(0)
     slot = seen.gather(1, rows[:, None]).squeeze(1) - 1
     queries, keys = unit(anchors), unit(states)
@@ -50,14 +53,11 @@ def similarity(anchors: Tensor, rows: Tensor, states: Tensor) -> Tensor:
 
 
 def votes(anchors: Tensor, rows: Tensor, states: Tensor, threshold: Tensor, *, temperature: float) -> Tensor:
-    """How much more an anchor resembles each position of its sentence than the no-entity position.
+    """How much more each anchor resembles a position of its sentence than the no-entity position.
 
     Args:
-        anchors: ``[A, d]``.
-        rows: ``[A]`` long, the row of each anchor.
-        states: ``[R, n, d]``.
-        threshold: ``[R, d]``.
-        temperature: above 0, the one trained with.
+        anchors, rows, states, threshold: as in :class:`ContrastiveBatch`.
+        temperature: above 0; that of the training.
 
     Returns:
         ``[A, n]`` fp32, (cos(anchor, state) - cos(anchor, threshold)) / temperature; meaningless at padding.
@@ -67,40 +67,38 @@ def votes(anchors: Tensor, rows: Tensor, states: Tensor, threshold: Tensor, *, t
         return (similarity(anchors, rows, states) - level[:, None]) / temperature
 
 
-def span_votes(cast: Tensor, first: Tensor, last: Tensor, types: Tensor) -> Tensor:
-    """How the similarities share a span out among its type, the other types asked, and no entity at all.
+def span_votes(votes_by_type: Tensor, first: Tensor, last: Tensor, types: Tensor) -> Tensor:
+    """The log share of each span's type in a softmax over all types asked of the sentence and "no entity".
 
-    A type's logit is the mean of what :func:`votes` gives its anchor at the span's first and last token; that of no
-    entity is 0.
+    The logit of a type is the mean of its :func:`votes` at the span's first and last token; that of "no entity" is 0.
 
     Args:
-        cast: ``[T, n]``, the votes of all T types asked of one sentence.
-        first: ``[S]`` long, first tokens of spans.
-        last: ``[S]`` long, last tokens, inclusive.
-        types: ``[S]`` long, the type of each span, counted along ``cast``.
+        votes_by_type: ``[T, n]``, the votes of all T types asked of one sentence.
+        first, last: ``[S]`` long, the first and last token of each span, both inclusive.
+        types: ``[S]`` long, the type of each span, counted along ``votes_by_type``.
 
     Returns:
-        ``[S]`` fp32, the log of the share of the span's own type, at most 0.
+        ``[S]`` fp32, the logarithm of the share, at most 0.
     """
-    logits = (cast[:, first] + cast[:, last]).float() / 2  # [T, S]
+    logits = (votes_by_type[:, first] + votes_by_type[:, last]).float() / 2  # [T, S]
     shares = F.pad(logits, (0, 0, 0, 1)).log_softmax(0)
     return shares[types, torch.arange(len(types), device=types.device)]
 
 
 @dataclass(frozen=True)
 class ContrastiveBatch:
-    """Hidden states of a batch of sentences, and of the queries asked of them.
+    """The hidden states of a batch of sentences and of the types asked of them.
 
-    An anchor is one type asked of one sentence, so a pair of row and type occurs at most once. Spans must lie on real
-    tokens. All tensors are on one device; states may be of any floating dtype.
+    An anchor is one type asked of one sentence, so each pair of row and type occurs at most once. Spans must lie on
+    real tokens. All tensors are on one device; states may have any floating dtype.
 
     Args:
         states: ``[R, n, d]``, the sentence tokens of each row, padded on either side.
         valid: ``[R, n]`` bool, true at real sentence tokens.
-        threshold: ``[R, d]``, the no-entity position of each row (the row's first position).
+        threshold: ``[R, d]``, the no-entity position of each row, which precedes the sentence.
         anchors: ``[A, d]``, the opening marker of each branch.
         rows: ``[A]`` long, the row of each anchor.
-        types: ``[A]`` long, a number per type, equal across rows for the same type.
+        types: ``[A]`` long, the number of the type, which is the same in all rows.
         spans: ``[S, 3]`` long: anchor, first token, last token (inclusive) of every gold span.
 
     Raises:
@@ -148,7 +146,7 @@ class ContrastiveBatch:
         anchor, first, last = self.spans.unbind(1)
         position = torch.arange(self.states.shape[1], device=self.states.device)
         inside = (position >= first[:, None]) & (position <= last[:, None])
-        count = torch.zeros(self.anchors.shape[0], position.shape[0], dtype=torch.long, device=position.device)
+        count = inside.new_zeros(self.anchors.shape[0], position.shape[0], dtype=torch.long)
         return count.index_add(0, anchor, inside.long()) > 0
 
     def _edges(self, column: int) -> Tensor:
@@ -158,7 +156,7 @@ class ContrastiveBatch:
 
 
 def contrastive_states(batch: Batch, states: Tensor) -> ContrastiveBatch:
-    """Gather the sentence's, the threshold's and the anchors' states from [R, T, d] of one layer."""
+    """Gather the states of the sentences, thresholds and anchors from the states [R, T, d] of one layer."""
     count = int(batch.sentence[:, 1].max()) if len(batch.rows) else 0
     offsets = torch.arange(max(count, 1), device=states.device)
     columns = (batch.sentence[:, :1] + offsets).clamp(max=states.shape[1] - 1)  # [R, n]

@@ -1,12 +1,12 @@
-"""A model folder that describes itself, written aside and moved into place.
+"""The folder of a trained model, which describes itself and appears whole or not at all.
 
-    cllmfs.json                 manifest: labels, prompt, config, base and its hash, versions, shots, scores
-    adapter_config.json         peft's own
+    cllmfs.json                 manifest: labels, prompt, settings, base and its hash, versions, shots, scores, ...
+    adapter_config.json         peft's configuration
     adapter_model.safetensors   the LoRA weights
     README.md                   model card
 
-A folder without a whole manifest is no model, so a killed save is never loadable. Knows files; knows nothing of
-training or decoding.
+The manifest is written last: a folder without a whole manifest is not a model. This file knows the files of a folder;
+it knows nothing of training or decoding.
 """
 
 from __future__ import annotations
@@ -14,34 +14,33 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from cllmfs.config import FIXED, SECTIONS
 from cllmfs.errors import ModelError
 from cllmfs.files import whole_folder
 
 MANIFEST = "cllmfs.json"
 ADAPTER = "adapter_model.safetensors"
-_FORMAT = 1
+_FORMAT = 2
 _REQUIRED = {"format": int, "base": str, "base_hash": str, "labels": dict, "prompt": dict, "config": dict}
+_OPTIONAL = {"shots": dict, "scores": dict, "versions": dict, "calibration": dict}
 
-
-@dataclass(frozen=True)
-class Manifest:
-    """What a model folder says of itself; ``record`` is the JSON object."""
-
-    record: dict[str, Any]
-
-    @property
-    def base(self) -> str:
-        """Id or folder of the base model."""
-        return str(self.record["base"])
+# Format 1 had other sections and more settings. _MOVED names the old and the new section of settings that moved.
+# _STILL_READ_AS names settings that are gone, with the only value at which a model is still read as it was trained.
+_MOVED = {
+    "weights": ("model", "runtime"),
+    **{name: ("decode", "runtime") for name in ("threshold", "batch_tokens", "window_tokens", "overlap_tokens")},
+    **{name: ("decode", "spans") for name in ("edges", "nested")},
+}
+_SECTIONS_OF_FORMAT_1 = ("model", "prompt", "lora", "loss", "train", "decode", "calibrate")
+_STILL_READ_AS = {"opening": "first", "open_at": 0.1, "end_bias": 0.0}
 
 
 def versions() -> dict[str, str]:
-    """Versions of what the result depends on."""
+    """Versions of everything that a result depends on."""
     found = {"python": platform.python_version()}
     for name in ("cllmfs", "torch", "transformers", "peft", "tokenizers", "safetensors"):
         try:
@@ -57,10 +56,10 @@ def is_model_folder(folder: str | Path) -> bool:
 
 
 def check_writable(folder: Path) -> None:
-    """Raise if ``folder`` holds something that is not a model of ours, which a save would destroy.
+    """Refuse a folder whose content a save would destroy.
 
     Raises:
-        ModelError: if it is a file, or a folder with other content.
+        ModelError: if it is a file, or a folder that contains something other than a model.
     """
     if folder.is_file():
         raise ModelError(f"{folder} is a file; a model is saved to a folder: choose another name")
@@ -68,8 +67,10 @@ def check_writable(folder: Path) -> None:
         raise ModelError(f"{folder} is not empty and holds no cllmfs model; choose another folder or empty it")
 
 
-def write_model(folder: Path, record: Mapping[str, Any], peft: Any) -> Path:
-    """Write a model folder whole: everything is written beside it, the manifest last, then renamed.
+def write_model(folder: Path, record: Mapping[str, Any], save_adapter: Any) -> Path:
+    """Write a model folder: a new folder is filled, with the manifest last, and then takes the place of the old one.
+
+    ``record`` is the content of the manifest; ``save_adapter`` writes the adapter to the folder that it is given.
 
     Raises:
         ModelError: as :func:`check_writable`, or if the folder cannot be written.
@@ -77,8 +78,7 @@ def write_model(folder: Path, record: Mapping[str, Any], peft: Any) -> Path:
     check_writable(folder)
     try:
         with whole_folder(folder) as aside:
-            # Asked to look at the embeddings, peft would ask the hub whether the vocabulary has grown.
-            peft.save_pretrained(str(aside), safe_serialization=True, save_embedding_layers=False)
+            save_adapter(aside)
             (aside / "README.md").write_text(model_card(record), encoding="utf-8")
             text = json.dumps({"format": _FORMAT, **record}, ensure_ascii=False, indent=1)
             (aside / MANIFEST).write_text(text + "\n", encoding="utf-8")
@@ -87,54 +87,95 @@ def write_model(folder: Path, record: Mapping[str, Any], peft: Any) -> Path:
     return folder
 
 
-def read_manifest(folder: str | Path) -> Manifest:
-    """Read and check a model folder.
+def read_manifest(folder: str | Path) -> dict[str, Any]:
+    """The manifest of a model folder, in the format of this version.
 
     Raises:
-        ModelError: if the manifest or the adapter is missing, damaged or of a later format.
+        ModelError: if the manifest or the adapter is missing or damaged, or this version cannot read the model as it
+            was trained.
     """
     path = Path(folder) / MANIFEST
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{folder} is no whole cllmfs model: {MANIFEST} cannot be read ({error})") from error
     missing = [key for key in _REQUIRED if not isinstance(record, dict) or key not in record]
     if missing:
         raise ModelError(f"{path}: the manifest must name {missing[0]!r}; save the model again")
-    if record["format"] != _FORMAT:
+    if record["format"] not in (1, _FORMAT):
         raise ModelError(f"{path}: format {record['format']!r} is not known to this version; upgrade cllmfs")
-    for key, kind in _REQUIRED.items():
-        if not isinstance(record[key], kind):
+    for key, kind in (_REQUIRED | _OPTIONAL).items():
+        if key in record and not isinstance(record[key], kind):
             raise ModelError(f"{path}: {key!r} cannot be {record[key]!r:.60}; save the model again")
+    counts = record.get("shots", {}).get("mentions", {})
+    if not isinstance(counts, dict) or not all(isinstance(text, str) for text in record["labels"].values()):
+        raise ModelError(f"{path}: 'labels' must hold descriptions, 'shots' counts of mentions; save the model again")
     if not (Path(folder) / ADAPTER).is_file():
         raise ModelError(f"{folder}: {ADAPTER} is missing; a model is loaded from safetensors alone")
-    return Manifest(record)
+    return _of_format_1(record, path) if record["format"] == 1 else record
+
+
+def _of_format_1(record: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Convert a manifest of format 1 to the present format, without a change of meaning."""
+    old: dict[str, dict[str, Any]] = record["config"]
+    for name, part in old.items():
+        if name not in _SECTIONS_OF_FORMAT_1 or not isinstance(part, dict):
+            raise ModelError(f"{path}: the settings must be tables such as 'train', got {name!r}: {part!r:.60}")
+    for name, value in _STILL_READ_AS.items():
+        if (found := old.get("decode", {}).get(name, value)) != value:
+            setting = f"decode.{name} = {found!r}"
+            raise ModelError(
+                f"{path}: the model was trained with {setting}, which this version cannot read; train it again"
+            )
+    new: dict[str, dict[str, Any]] = {
+        section: {name: old[section][name] for name in kind.model_fields if name in old.get(section, {})}
+        for section, kind in SECTIONS.items()
+    }
+    for name, (before, after) in _MOVED.items():
+        if name in old.get(before, {}):
+            new[after][name] = old[before][name]
+    if new["loss"].get("contrastive") in ("span", "supcon", "symmetric"):
+        del new["loss"]["contrastive"]  # these forms are gone, and mattered only in training
+    new["calibrate"]["votes"] = old.get("calibrate", {}).get("vote", 1) != 0
+    described = old.get("prompt", {}).get("descriptions", True)
+    labels = record["labels"] if described else dict.fromkeys(record["labels"], "")
+    return {**record, "format": _FORMAT, "config": new, "labels": labels}
+
+
+def changed_by(config: Mapping[str, Mapping[str, Any]], saved: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The settings fixed by training whose values in ``config`` differ from those in ``saved``."""
+    return [
+        f"{section}.{name}"
+        for section in FIXED
+        for name, value in config[section].items()
+        if saved.get(section, {}).get(name, value) != value
+    ]
 
 
 def model_card(record: Mapping[str, Any]) -> str:
-    """The README of a model folder, in Markdown with the metadata block that model hubs read."""
+    """The README of a model folder: Markdown, with the metadata block that model hubs read."""
+    from huggingface_hub import ModelCardData  # it quotes what YAML would misread, such as a colon in a path
+
+    tags = ["named-entity-recognition", "few-shot", "cllmfs"]
+    metadata = ModelCardData(
+        base_model=record["base"], library_name="peft", pipeline_tag="token-classification", tags=tags
+    )
     shots, scores = record.get("shots", {}), record.get("scores", {})
+    mentions = shots.get("mentions", {})
     lines = [
-        "---", "library_name: peft", "pipeline_tag: token-classification", f"base_model: {record['base']}",
-        "tags: [named-entity-recognition, few-shot, cllmfs]", "---", "",
-        "# Few-shot entity recogniser", "",
+        "---", metadata.to_yaml(), "---", "", "# Few-shot entity recognizer", "",
         f"LoRA adapter of `{record['base']}`, trained with cllmfs {record.get('versions', {}).get('cllmfs', '')} on "
         f"{shots.get('sentences', 0)} sentences (seed {record['config']['train']['seed']}).", "",
         "```", "cllmfs predict FOLDER \"a text\"", "```", "",
         "| label | shots | description |", "|---|---|---|",
     ]  # fmt: skip
-    mentions = shots.get("mentions", {})
     for label, description in record["labels"].items():
         cells = [cell.replace("|", "\\|") for cell in (label, str(mentions.get(label, 0)), description)]
         lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", "## Scores", ""]
-    if scores:
-        lines += [f"- {name}: {value}" for name, value in scores.items()]
-    else:
-        lines.append("None were measured: no dev set was given.")
+    measured = [f"- {name}: {value}" for name, value in scores.items()]
     lines += [
-        "", "## Limits", "",
-        "Trained on few sentences: measure it on your own texts (`cllmfs evaluate`) before you rely on it. The licence "
-        f"of the base model applies. Base hash: `{record['base_hash']}`.", "",
+        "", "## Scores", "", *(measured or ["No scores were measured: there was no dev set."]), "", "## Limits", "",
+        "The model was trained on few sentences: measure it on your own texts (`cllmfs evaluate`) before you rely on "
+        f"it. The license of the base model applies. Base hash: `{record['base_hash']}`.", "",
     ]  # fmt: skip
     return "\n".join(lines)

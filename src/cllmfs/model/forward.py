@@ -1,6 +1,6 @@
-"""A batch through the model: as trees, as one joined row, or as plain rows; and the mixed-precision region.
+"""Passes batches through the model, as trees, as one joined row, or as plain rows; and chooses the precision.
 
-Knows batches and the backbone; knows nothing of losses, answers or optimisers.
+This file knows batches and the backbone; it knows nothing of losses, answers or optimizers.
 """
 
 from __future__ import annotations
@@ -17,72 +17,73 @@ from cllmfs.model.backbone import Backbone, Hidden
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
-    """The mixed-precision region of a device: bf16 where it computes in bf16 natively, unless fp32 is asked for."""
+    """The mixed-precision region of a device; ``auto`` means bf16 if the device computes in it natively, else fp32."""
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported()
     else:
-        # AVX-512 alone computes bf16 slower than fp32 (measured: 144 against 226 GFLOP/s); tile units are faster.
+        # AVX-512 alone computes bf16 slower than fp32 (measured: 144 against 226 GFLOP/s); AMX tiles are faster.
         native = device.type == "cpu" and bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)())
     if precision == "fp32" or (precision == "auto" and not native):
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
-def run(
+def forward_batch(
     backbone: Backbone,
     batch: Batch,
-    bidirectional: bool,
     layer: int | None = None,
     embeds: Tensor | None = None,
     cache: DynamicCache | None = None,
+    *,
+    join: bool | None = None,
 ) -> Hidden:
-    """Pass a batch through the model, as trees or, where the model cannot take them, as plain rows.
+    """Pass a batch through the model: as trees or, where the model takes none, as plain rows.
 
     Args:
-        backbone: the model.
         batch: R rows of T tokens.
-        bidirectional: attention inside the sentence block.
-        layer: index of the hidden states wanted beside the last ones.
-        embeds: [R, T, d] input embeddings instead of the batch's ids.
-        cache: an empty one to fill.
+        layer: index of the hidden states that are returned in addition to the last ones.
+        embeds: [R, T, d] input embeddings in place of the batch's ids.
+        cache: an empty one, to be filled.
+        join: put all rows end to end into one (trees only, without a cache); ``None`` does so where it saves work.
 
     Raises:
         ValueError: if the model takes no trees and a row has several branches.
     """
     if backbone.takes_trees():
-        if cache is None and _worth_joining(backbone, batch):
-            return _run_joined(backbone, batch, bidirectional, layer, embeds)
-        mask, positions = tree_mask(batch.branch, bidirectional), batch.positions
+        if cache is None and (saves_work(backbone, batch) if join is None else join):
+            return _forward_joined(backbone, batch, layer, embeds)
+        mask, positions = tree_mask(batch.branch, batch.bidirectional), batch.positions
     elif len(batch.labels) > len(batch.rows):
-        raise ValueError(f"{backbone.name} takes no trees, but a row has several branches; build rows with tree=False")
+        raise ValueError(f"{backbone.name} takes no trees, but a row has several branches; encode with tree=False")
     else:
         mask, positions = batch.branch != PADDING, None
     ids = batch.ids if embeds is None else None
     return backbone.forward(ids, mask, positions, embeds=embeds, cache=cache, layer=layer, cases=batch.cases)
 
 
-def _worth_joining(backbone: Backbone, batch: Batch) -> bool:
-    """Whether a single row saves more padding than it adds attention between rows.
+def saves_work(backbone: Backbone, batch: Batch) -> bool:
+    """Whether one joined row saves more on padding than it costs in attention between rows.
 
-    In multiplications of a layer: 12 d^2 a token against 2 d a pair of columns, which took half as long again each
-    (``docs/log.md``).
+    In each layer a token costs 12 d^2 multiplications, and a pair of columns 2 d. Those of attention were measured to
+    take 1.5 times as long (``docs/log.md``), so a token costs as much as 4 d pairs.
     """
-    rows, width = batch.branch.shape
-    real = batch.tokens
+    (rows, width), real = batch.branch.shape, batch.tokens
     return real**2 - rows * width**2 < 4 * backbone.width * (rows * width - real)
 
 
-def _run_joined(
-    backbone: Backbone, batch: Batch, bidirectional: bool, layer: int | None, embeds: Tensor | None
-) -> Hidden:
-    """:func:`run` with all rows end to end in one, blind to each other; the states of padding are zeros."""
-    row, column = (batch.branch != PADDING).nonzero(as_tuple=True)
-    seen = tree_mask(batch.branch, bidirectional)[row[:, None], column[:, None], column] & (row[:, None] == row)
+def _forward_joined(backbone: Backbone, batch: Batch, layer: int | None, embeds: Tensor | None) -> Hidden:
+    """:func:`forward_batch` with all rows end to end in one, masked from each other; the states of padding are zeros.
 
-    def joined(padded: Tensor) -> Tensor:
+    Rows of different lengths are padded to the longest, and every padded token costs as much as a real one. One row
+    that contains all R rows without their padding costs only the real tokens, plus attention that the mask discards.
+    """
+    row, column = (batch.branch != PADDING).nonzero(as_tuple=True)  # [N] each: the N real tokens, row by row
+    seen = tree_mask(batch.branch, batch.bidirectional)[row[:, None], column[:, None], column] & (row[:, None] == row)
+
+    def joined(padded: Tensor) -> Tensor:  # [R, T, ...] to [1, N, ...]
         return padded[row, column][None]
 
-    def parted(states: Tensor) -> Tensor:
+    def parted(states: Tensor) -> Tensor:  # [1, N, d] to [R, T, d]
         padded = states.new_zeros(*batch.branch.shape, states.shape[-1])
         padded[row, column] = states[0]
         return padded

@@ -1,48 +1,52 @@
-"""Bases from disk or a hub: any Hugging Face causal LM, its tokenizer and its prompt, in the weights that are wished.
+"""Bases from disk or a hub: any Hugging Face causal LM, with its tokenizer and its prompt.
 
-Safetensors only, no remote code. Knows transformers and where bases lie; knows nothing of LoRA, rows or spans.
+Weights come from safetensors only, and no code of a repository is run. This file knows transformers and where bases are
+kept; it knows nothing of LoRA, rows or spans.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
 
 from cllmfs.encoding.prompts import PromptTemplate
 from cllmfs.errors import ModelError
 from cllmfs.model.backbone import Backbone
-from cllmfs.model.bases import MINI, base_folder, check_mini
+from cllmfs.model.bases import MINI, Fingerprint, base_folder, check_mini
+from cllmfs.model.probes import is_causal
 
 PROMPT_FILE = "cllmfs_prompt.json"
+FIGURES_FILE = "cllmfs_calibration.json"
 
 
 def load_backbone(base: str, *, device: str | None = None, weights: str = "auto") -> Backbone:
-    """Load ``cllmfs-mini``, a folder or a hub id.
-
-    Weights are read from safetensors alone and no code of the repository is run.
+    """Load a base: ``cllmfs-mini``, or a folder or hub id of a causal LM.
 
     Args:
-        base: what to load.
-        device: a torch device; a GPU where there is one, when not given.
-        weights: what they are held in, as in :class:`~cllmfs.config.ModelConfig`.
+        device: a torch device; by default a GPU where there is one.
+        weights: number format of the weights, as in :class:`~cllmfs.config.RuntimeConfig`.
 
     Raises:
         ModelError: if there is no such base, or it is no causal LM with a fast tokenizer and safetensors weights, or
-            four bits are wished and bitsandbytes is missing.
+            ``weights`` is ``nf4`` and bitsandbytes is missing, or there is no such device.
     """
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    place = _usable_device(device)
     source = str(base_folder(base) or base)
     if base == MINI:
         check_mini()
-    held = _held(weights, place)
+    options = {"trust_remote_code": False, "use_safetensors": True} | _number_format(weights, place)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, use_fast=True)
-        model = AutoModelForCausalLM.from_pretrained(source, trust_remote_code=False, use_safetensors=True, **held)
+        with _without_progress_bars():
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, use_fast=True)
+            model = AutoModelForCausalLM.from_pretrained(source, **options)
     except Exception as error:  # damaged files raise bare exceptions from compiled code
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(
@@ -51,67 +55,84 @@ def load_backbone(base: str, *, device: str | None = None, weights: str = "auto"
         ) from error
     if getattr(tokenizer, "backend_tokenizer", None) is None:
         raise ModelError(f"{base!r} has no fast tokenizer (tokenizer.json), which character offsets need")
-    model = model if weights == "nf4" else model.to(place)  # four-bit weights are where they were made
-    backbone = Backbone(base, model.eval(), tokenizer, _template(source))
-    if not _is_causal(backbone):
+    model = model if weights == "nf4" else model.to(place)  # four-bit weights are on the device already
+    template, figures = (_json_beside(source, name) for name in (PROMPT_FILE, FIGURES_FILE))
+    prompt = PromptTemplate.from_dict(template, str(Path(source) / PROMPT_FILE))
+    fingerprint = Fingerprint(base, getattr(model.config, "_commit_hash", None))
+    backbone = Backbone(base, model.eval(), tokenizer, prompt, figures, fingerprint)
+    if not is_causal(backbone):
         raise ModelError(
-            f"{base!r} is no causal LM: what stands later in a text changes what it computes earlier, as in encoders; "
-            "choose a decoder (for BERT, a checkpoint with is_decoder = true)"
+            f"{base!r} is no causal LM: later words of a text change what it computes for earlier ones, as in an "
+            "encoder; choose a decoder (for BERT, a checkpoint with is_decoder = true)"
         )
     return backbone
 
 
-def write_base(backbone: Backbone, folder: Path) -> None:
-    """Write a model, its trained update included, as a base that :func:`load_backbone` reads.
+def _usable_device(name: str | None) -> torch.device:
+    """The device of a name, on which a tensor can be made; by default a GPU where there is one."""
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device)
+    except (AssertionError, NotImplementedError, RuntimeError, TypeError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(
+            f"the device {name!r} cannot be used; name another one, such as cpu. {reason[:200]}"
+        ) from error
+    return device
 
-    Args:
-        backbone: what to write.
-        folder: an empty folder.
+
+def write_base(backbone: Backbone, folder: Path) -> None:
+    """Write a model with its trained update merged in, as a base that :func:`load_backbone` reads, to an empty folder.
 
     Raises:
-        ModelError: if the update cannot be put into the weights.
+        ModelError: if the update is not merged into the weights.
     """
-    weights = backbone.merged_weights()
-    backbone.model.save_pretrained(folder, state_dict=weights)
-    # The backbone's own tokenizer cuts at words' edges, which the base does not.
-    source = str(base_folder(backbone.name) or backbone.name)
-    AutoTokenizer.from_pretrained(source, trust_remote_code=False, use_fast=True).save_pretrained(folder)
-    template = json.dumps(backbone.prompt.template.to_dict(), ensure_ascii=False, indent=1)
-    (folder / PROMPT_FILE).write_text(template + "\n", encoding="utf-8")
+    with _without_progress_bars():
+        backbone.model.save_pretrained(folder, state_dict=backbone.adapters.merged_weights())
+    backbone.tokenizer.save_pretrained(folder)
+    beside = {PROMPT_FILE: backbone.prompt.template.to_dict(), FIGURES_FILE: dict(backbone.figures)}
+    for name, record in beside.items():
+        if record:
+            (folder / name).write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
-def _held(weights: str, place: torch.device) -> dict[str, Any]:
-    """How ``from_pretrained`` is told what the weights are held in."""
+@contextlib.contextmanager
+def _without_progress_bars() -> Iterator[None]:
+    """A region without progress bars: reading weights takes seconds, and bars only clutter notebooks and logs."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _number_format(weights: str, place: torch.device) -> dict[str, Any]:
+    """The options of ``from_pretrained`` for the number format of the weights."""
     native = torch.bfloat16 if place.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
     if weights != "nf4":
         return {"dtype": {"auto": native, "fp32": torch.float32, "bf16": torch.bfloat16}[weights]}
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise ModelError("model.weights = nf4 needs bitsandbytes: pip install 'cllmfs[qlora]', or choose bf16")
+        raise ModelError("runtime.weights=nf4 needs bitsandbytes: pip install 'cllmfs[qlora]', or choose bf16")
     from transformers import BitsAndBytesConfig
 
-    # Normal floats of four bits whose scales are quantised too, as in QLoRA (arXiv 2305.14314).
+    # Four-bit normal floats whose scales are quantized too, as in QLoRA (arXiv 2305.14314).
     four_bits = BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=native,
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=native
     )
     return {"dtype": native, "quantization_config": four_bits, "device_map": {"": place}}
 
 
-def _template(source: str) -> PromptTemplate:
-    path = Path(source) / PROMPT_FILE
+def _json_beside(source: str, name: str) -> dict[str, Any]:
+    """The JSON object of a file in the base's folder; empty if there is no such file."""
+    path = Path(source) / name
     if not path.is_file():
-        return PromptTemplate()
+        return {}
     try:
-        return PromptTemplate.from_dict(json.loads(path.read_text(encoding="utf-8")), str(path))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: a prompt template must be a JSON object in UTF-8: {error}") from error
-
-
-def _is_causal(backbone: Backbone) -> bool:
-    """Whether two plain rows that differ in their last token alone have the same states before it."""
-    ids = torch.tensor([[3, 7, 5, 2], [3, 7, 5, 9]], device=backbone.device) % backbone.vocabulary
-    with backbone.at_rest():
-        states = backbone.forward(ids, torch.ones_like(ids, dtype=torch.bool), None).last[:, :3].float()
-    return bool((states[0] - states[1]).abs().max() <= backbone.tolerance * states.abs().max())
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{path}: the file must be a JSON object in UTF-8: {error}") from error
+    if not isinstance(record, dict):
+        raise ModelError(f"{path}: the file must be a JSON object, got {record!r:.60}")
+    return record

@@ -1,1 +1,1 @@
-"""From few labelled sentences to an adapter."""
+"""Trains an adapter on a few labeled sentences."""

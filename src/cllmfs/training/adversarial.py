@@ -1,6 +1,7 @@
 """Adversarial perturbations of input embeddings.
 
-Knows tensors only. Everything is computed in fp32 and is finite whatever the rows hold; padding is never perturbed.
+Everything is computed in fp32 and is finite, whatever the rows contain. Padding is never perturbed. This file knows
+tensors; it knows nothing of models or losses.
 """
 
 from __future__ import annotations
@@ -10,16 +11,15 @@ from torch import Tensor
 
 
 def neftune_noise(embeds: Tensor, mask: Tensor, alpha: float, generator: torch.Generator | None = None) -> Tensor:
-    """Noise to add to input embeddings (NEFTune, arXiv 2310.05914): uniform in +-alpha / sqrt(length x width).
+    """Noise for input embeddings (NEFTune, arXiv 2310.05914): uniform in +-alpha / sqrt(length x width).
 
     Args:
-        embeds: ``[B, T, d]``; only shape, dtype and device are read.
+        embeds: ``[B, T, d]``; only their shape, dtype and device are used.
         mask: ``[B, T]`` bool, real tokens; the length of a row is their number.
-        alpha: magnitude.
         generator: source of the noise, on any device.
 
     Returns:
-        ``[B, T, d]`` in the dtype of ``embeds``, without graph; 0 at padding.
+        ``[B, T, d]`` in the dtype of ``embeds``, without a graph; 0 at padding.
     """
     device = embeds.device if generator is None else generator.device
     noise = torch.rand(embeds.shape, generator=generator, device=device, dtype=torch.float32).to(embeds.device) * 2 - 1
@@ -29,16 +29,15 @@ def neftune_noise(embeds: Tensor, mask: Tensor, alpha: float, generator: torch.G
 
 @torch.no_grad()
 def fgm_perturbation(gradient: Tensor, mask: Tensor, epsilon: float) -> Tensor:
-    """The step of L2 norm ``epsilon`` up the gradient of the loss, one row at a time (arXiv 1605.07725).
+    """A step of L2 norm ``epsilon`` along the gradient of the loss, for each row (arXiv 1605.07725).
 
     Args:
-        gradient: ``[B, T, d]``, of the loss by the input embeddings.
+        gradient: ``[B, T, d]``, the gradient of the loss with respect to the input embeddings.
         mask: ``[B, T]`` bool, real tokens; the rest of the gradient is ignored.
-        epsilon: norm of a row's perturbation.
 
     Returns:
-        ``[B, T, d]`` in the dtype of ``gradient``, without graph; 0 at padding, and for a row whose gradient is all 0
-        or anywhere not finite.
+        ``[B, T, d]`` in the dtype of ``gradient``, without a graph; 0 at padding, and for a row whose gradient is 0
+        everywhere or not finite somewhere.
     """
     if gradient.numel() == 0:
         return torch.zeros_like(gradient)

@@ -1,16 +1,17 @@
-"""The optimisation loop: batches of a step in, one record a step out, and a state that can be saved and resumed.
+"""The training loop: steps of the optimizer, checkpoints that can be resumed, and early stopping.
 
-A step is a function of its number alone: the caller's ``batches_of(step)`` must give the same batches for the same
-number, and random draws inside a step are seeded with it. A resumed run therefore ends where an uninterrupted one does.
-Knows the objective and AdamW; knows nothing of decoding, files or progress bars.
+A step is a function of its number alone: ``batches_of(step)`` must give the same batches for the same number, and
+random draws in a step are seeded with that number. A resumed run therefore ends with the same weights as one that was
+never interrupted. This file knows the objective and AdamW; it knows nothing of shots, decoding or progress bars.
 """
 
 from __future__ import annotations
 
 import json
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,87 +21,61 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import get_scheduler
 
-from cllmfs.config import LossConfig, TrainConfig
+from cllmfs.config import Config
 from cllmfs.encoding.batches import Batch
 from cllmfs.errors import ModelError
 from cllmfs.files import CHECKPOINT_STATE, whole_folder
 from cllmfs.model.backbone import Backbone
 from cllmfs.model.forward import autocast
 from cllmfs.training.objective import batch_loss
+from cllmfs.training.recipe import Recipe
 
 _TENSOR_FILE = "state.safetensors"
 
 
 @dataclass(frozen=True)
 class Step:
-    """One optimiser step, for whoever watches.
+    """The figures of one optimizer step."""
 
-    Attributes:
-        number: steps done, this one included.
-        total: steps planned.
-        loss: what was minimised.
-        language: its language-model part.
-        contrastive: its contrastive part, before weighting.
-        gradient_norm: L2 norm before clipping.
-        tokens: real tokens in the step's batches.
+    number: int  # steps done, this one included
+    total: int  # steps planned
+    loss: float  # what was minimized
+    language: float  # the loss of the answers
+    contrastive: float  # the contrastive loss, before weighting
+    gradient_norm: float  # L2 norm before clipping
+    tokens: int  # real tokens in the step's batches
+
+
+@dataclass(eq=False)
+class Optimization:
+    """AdamW over the trainable parameters of a backbone: those with ``requires_grad``.
+
+    ``batches_of`` gives the batches of a step, counted from 0; their gradients are averaged, weighted by answer tokens.
     """
 
-    number: int
-    total: int
-    loss: float
-    language: float
-    contrastive: float
-    gradient_norm: float
-    tokens: int
+    backbone: Backbone
+    batches_of: Callable[[int], Sequence[Batch]]
+    config: Config
+    recipe: Recipe
+    done: int = field(default=0, init=False)
 
-
-class Optimisation:
-    """AdamW over the trainable parameters of a backbone.
-
-    Args:
-        backbone: its parameters with ``requires_grad`` are trained.
-        batches_of: the batches of step n, n from 0; their gradients are averaged, weighted by their answer tokens.
-        total: steps planned; the schedule ends there.
-        loss: what is minimised.
-        train: rates, clipping, precision, seed.
-        bidirectional: attention inside the sentence block.
-    """
-
-    def __init__(
-        self,
-        backbone: Backbone,
-        batches_of: Callable[[int], Sequence[Batch]],
-        total: int,
-        loss: LossConfig,
-        train: TrainConfig,
-        bidirectional: bool,
-    ) -> None:
-        self.backbone = backbone
-        self.batches_of = batches_of
-        self.total = total
-        self.loss = loss
-        self.train = train
-        self.bidirectional = bidirectional
-        self.done = 0
-        backbone.checkpoint_activations(train.activation_checkpointing)
-        self.parameters = {name: p for name, p in backbone.model.named_parameters() if p.requires_grad}
+    def __post_init__(self) -> None:
+        recipe, self.total = self.recipe, self.recipe.steps
+        self.backbone.checkpoint_activations(self.config.train.activation_checkpointing)
+        self.parameters = {name: p for name, p in self.backbone.model.named_parameters() if p.requires_grad}
         decayed = [p for p in self.parameters.values() if p.dim() > 1]
         plain = [p for p in self.parameters.values() if p.dim() <= 1]
-        self.optimizer = torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": train.weight_decay}, {"params": plain, "weight_decay": 0.0}],
-            lr=train.learning_rate,
-        )
-        warmup = max(1, round(train.warmup * total))
-        self.scheduler = get_scheduler(
-            train.schedule, self.optimizer, num_warmup_steps=warmup, num_training_steps=total + 1
-        )
-        self._scheduler_step()  # the first step would have rate 0: the schedule is read one step ahead
+        groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+        self.optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate)
+        warmup = max(1, round(recipe.warmup * self.total))
+        self.scheduler = get_scheduler(recipe.schedule, self.optimizer, warmup, self.total + 1)
+        self._scheduler_step()  # the schedule begins with rate 0, which would waste a step: it runs one ahead
 
     def steps(self) -> Iterator[Step]:
         """Run the remaining steps; the caller saves, evaluates and stops.
 
-        The model stays in training mode until the iterator ends or is closed: what evaluates between two steps puts it
-        at rest (:meth:`~cllmfs.model.backbone.Backbone.at_rest`), as decoding does.
+        The model stays in training mode until the iterator ends or is closed. Whoever evaluates between two steps must
+        put it at rest (:meth:`~cllmfs.model.backbone.Backbone.at_rest`), as decoding does.
         """
         try:
             while self.done < self.total:
@@ -109,24 +84,23 @@ class Optimisation:
             self.backbone.model.eval()
 
     def _step(self) -> Step:
-        torch.manual_seed((self.train.seed * 1_000_003 + self.done) % (1 << 63))
-        if not self.backbone.model.training:  # the walk over all modules costs a small base 5 % of a step
+        torch.manual_seed((self.config.train.seed * 1_000_003 + self.done) % (1 << 63))
+        if not self.backbone.model.training:  # train() visits all modules, which takes 5 % of a step of a small base
             self.backbone.model.train()
         batches = self.batches_of(self.done)
         weights = [float((batch.target >= 0).sum()) for batch in batches]
         loss = language = contrastive = 0.0
         for batch, weight in zip(batches, weights, strict=True):
             batch = batch.to(self.backbone.device)
-            with autocast(self.backbone.device, self.train.precision):
-                parts = batch_loss(self.backbone, batch, self.loss, self.bidirectional)
+            with autocast(self.backbone.device, self.config.train.precision):
+                parts = batch_loss(self.backbone, batch, self.config.loss, self.recipe)
             share = weight / sum(weights)
             (parts.total * share).backward()  # type: ignore[no-untyped-call]
             loss += share * parts.total.item()
             language += share * parts.language.item()
             contrastive += share * parts.contrastive.item()
-        limit = self.train.max_grad_norm or float("inf")
-        norm = nn.utils.clip_grad_norm_(self.parameters.values(), limit)
-        if torch.isfinite(norm):  # one broken batch must not break the weights
+        norm = nn.utils.clip_grad_norm_(self.parameters.values(), self.recipe.max_grad_norm or float("inf"))
+        if torch.isfinite(norm):  # a gradient that is not finite must not destroy the weights
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.scheduler.step()
@@ -135,17 +109,14 @@ class Optimisation:
         return Step(self.done, self.total, loss, language, contrastive, norm.item(), tokens)
 
     def _scheduler_step(self) -> None:
-        with warnings.catch_warnings():  # it expects an optimiser step between any two of its own
+        with warnings.catch_warnings():  # it warns unless the optimizer steps between any two of its own steps
             warnings.simplefilter("ignore", UserWarning)
             self.scheduler.step()
 
     def save(self, folder: Path, extra: Mapping[str, Any], weights: Mapping[str, Tensor] | None = None) -> None:
-        """Write parameters and optimiser state into ``folder``, moved into place whole.
+        """Write parameters and the optimizer's state into ``folder``, which appears whole and is replaced if it exists.
 
-        Args:
-            folder: replaced if it exists.
-            extra: JSON-ready facts to keep beside the state.
-            weights: other tensors to keep, such as the best parameters so far, under names of the caller's.
+        ``extra`` are JSON-ready facts, and ``weights`` other tensors, such as the best so far, that are saved with it.
         """
         tensors = {f"parameter/{name}": p.detach().contiguous() for name, p in self.parameters.items()}
         for name, parameter in self.parameters.items():
@@ -158,32 +129,111 @@ class Optimisation:
             (aside / CHECKPOINT_STATE).write_text(json.dumps(record, indent=1), encoding="utf-8")
 
     def load(self, folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Restore what :meth:`save` wrote.
-
-        Returns:
-            The extra facts, and the extra tensors.
+        """Restore what :meth:`save` wrote; returns the extra facts and the extra tensors.
 
         Raises:
-            ModelError: if the state is missing, damaged, or of another run.
+            ModelError: if the state is missing, damaged, or that of another run.
         """
         try:
             record = json.loads((folder / CHECKPOINT_STATE).read_text(encoding="utf-8"))
             done, total = int(record["done"]), int(record["total"])
             tensors = load_file(folder / _TENSOR_FILE, device=str(self.backbone.device))
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            raise ModelError(f"{folder}: this is no whole checkpoint ({error}); start without --resume") from error
+            raise ModelError(f"{folder} is no whole checkpoint ({error}); start without --resume") from error
         shapes = {key.removeprefix("parameter/"): t.shape for key, t in tensors.items() if key.startswith("parameter/")}
         if shapes != {name: p.shape for name, p in self.parameters.items()} or total != self.total:
-            raise ModelError(f"{folder}: the checkpoint is of a run with other settings; start without --resume")
+            raise ModelError(f"{folder}: the checkpoint belongs to a run with other settings; start without --resume")
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(tensors[f"parameter/{name}"])
                 kinds = [key for key in tensors if key.startswith("optimizer/") and key.split("/", 2)[2] == name]
                 if kinds:
                     state = {key.split("/", 2)[1]: tensors[key] for key in kinds}
-                    # AdamW counts its steps on the CPU, whatever device the parameters are on.
+                    # AdamW counts its steps on the CPU, whatever the device of the parameters.
                     self.optimizer.state[parameter] = {**state, "step": state["step"].cpu()}
         self.done = done
         for _ in range(self.done):
             self._scheduler_step()
         return record, {k.removeprefix("extra/"): v for k, v in tensors.items() if k.startswith("extra/")}
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The state of training after a step."""
+
+    step: Step
+    tokens_per_second: float  # since training began or was resumed
+    dev_f1: float | None = None  # strict micro-F1 of the last evaluation on the dev set, if there is one
+    best_f1: float | None = None  # the best so far
+    phase: str = "training"  # or which part of the shots is held out for calibration
+
+
+@dataclass(eq=False)
+class Trainer:
+    """Runs an optimization with early stopping and checkpoints."""
+
+    optimization: Optimization  # not yet begun
+    evaluate: Callable[[], float] | None  # the strict F1 on the dev set with the current weights, if there is one
+    checkpoint: Path | None  # folder for checkpoints; ``None`` saves none
+    run: str = ""  # identifies the settings and data of the training; a checkpoint of another run is not resumed
+    best: dict[str, Tensor] = field(default_factory=dict, init=False)
+    best_f1: float | None = field(default=None, init=False)
+    last_f1: float | None = field(default=None, init=False)
+    without_gain: int = field(default=0, init=False)  # evaluations since the best
+
+    def train(
+        self, resume: bool = False, on_progress: Callable[[Progress], None] | None = None, phase: str = "training"
+    ) -> None:
+        """Train to the end or to the early stop; with a dev set, the weights with the best F1 on it are restored.
+
+        Raises:
+            ModelError: if ``resume`` finds a damaged checkpoint, or the checkpoint of another run.
+        """
+        if resume and self.checkpoint is not None and self.checkpoint.is_dir():
+            self._load(self.checkpoint)
+        else:
+            self._evaluate()  # the base itself is the first candidate
+        began, tokens = time.monotonic(), 0
+        if not self._stopped():
+            for step in self.optimization.steps():
+                tokens += step.tokens
+                self._after(step)
+                if on_progress is not None:
+                    speed = tokens / max(time.monotonic() - began, 1e-9)
+                    on_progress(Progress(step, speed, self.last_f1, self.best_f1, phase))
+                if self._stopped():
+                    break
+        if self.best:
+            with torch.no_grad():
+                for name, parameter in self.optimization.parameters.items():
+                    parameter.copy_(self.best[name])
+
+    def _stopped(self) -> bool:
+        return self.without_gain >= self.optimization.recipe.patience
+
+    def _after(self, step: Step) -> None:
+        recipe, last = self.optimization.recipe, step.number == step.total
+        if last or step.number % (recipe.evaluate_every or max(1, recipe.steps // 10)) == 0:
+            self._evaluate()
+        due = step.number % recipe.checkpoint_every == 0 or last or self._stopped()
+        if self.checkpoint is not None and due:
+            scores = {"best_f1": self.best_f1, "last_f1": self.last_f1, "without_gain": self.without_gain}
+            self.optimization.save(self.checkpoint, {"run": self.run, **scores}, self.best)
+
+    def _evaluate(self) -> None:
+        if self.evaluate is None:
+            return
+        self.last_f1 = self.evaluate()
+        if self.best_f1 is None or self.last_f1 > self.best_f1:
+            self.best_f1, self.without_gain = self.last_f1, 0
+            self.best = {name: p.detach().clone() for name, p in self.optimization.parameters.items()}
+        else:
+            self.without_gain += 1
+
+    def _load(self, checkpoint: Path) -> None:
+        facts, self.best = self.optimization.load(checkpoint)
+        if facts.get("run", self.run) != self.run:
+            problem = "the checkpoint belongs to a run with other settings, labels or sentences"
+            raise ModelError(f"{checkpoint}: {problem}; start without --resume")
+        self.best_f1, self.last_f1 = facts["best_f1"], facts["last_f1"]
+        self.without_gain = int(facts["without_gain"])

@@ -1,291 +1,181 @@
-"""Few-shot training: which rows stand in which step, how many steps there are, when to stop.
+"""Shots are the labeled sentences of a training: they are encoded, varied in each epoch, and grouped into batches.
 
-Turns labelled sentences into steps for :mod:`cllmfs.training.loop`, evaluates on a dev set through a callable, keeps
-the best adapter, saves checkpoints. Knows nothing of decoding, metrics, folders of finished models or progress bars.
+This file knows examples and the encoder; it knows nothing of losses, optimizers or decoding.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import random
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-import torch
-from torch import Tensor
-
-from cllmfs.config import Config
-from cllmfs.encoding.batches import Batch, Row, RowBuilder, TypeQuery, collate, pack
-from cllmfs.encoding.tokens import TokenizedText, align, tokenize
-from cllmfs.encoding.windows import gold_in_window, windows
+from cllmfs.config import TrainConfig
+from cllmfs.encoding.batches import Batch, collate, pack
+from cllmfs.encoding.encoder import Answers, Encoder
+from cllmfs.encoding.rows import Row
+from cllmfs.encoding.tokens import TokenizedText
 from cllmfs.errors import DataError
-from cllmfs.model.backbone import Backbone
-from cllmfs.schema import Example, LabelSet
-from cllmfs.training.loop import Optimisation, Step
+from cllmfs.schema import Example, LabelSet, Span
+from cllmfs.training.recipe import Recipe, choose_negatives
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Progress:
-    """Where training stands after a step.
-
-    Attributes:
-        step: the step's losses.
-        tokens_per_second: since training began or resumed.
-        dev_f1: strict micro-F1 of the last evaluation on the dev set, or ``None``.
-        best_f1: the best so far, or ``None``.
-        phase: what is being trained.
-    """
-
-    step: Step
-    tokens_per_second: float
-    dev_f1: float | None = None
-    best_f1: float | None = None
-    phase: str = "training"
-
-
-@dataclass(frozen=True)
 class Shot:
-    """A training sentence in tokens, with its gold answers: (first, last) token spans by label."""
+    """A sentence to learn from, in tokens; a long text gives one shot for each window."""
 
     sentence: TokenizedText
-    gold: Mapping[str, tuple[tuple[int, int], ...]]
+    gold: Answers  # by label
+    example: int = 0  # number of the example that it comes from
 
 
-def prepare_shots(
-    examples: Sequence[Example],
-    backbone: Backbone,
-    builder: RowBuilder,
-    edges: str,
-    window: int,
-    overlap: int,
-    quiet: bool = False,
-) -> list[Shot]:
-    """Tokenise the examples, long ones in windows; gold spans that cannot be emitted are named in a warning.
+def encode_shots(examples: Iterable[Example], encoder: Encoder, window: int) -> list[Shot]:
+    """The examples in tokens, long ones in windows of at most ``window`` tokens."""
+    return [
+        Shot(part.tokens, encoder.answers(part.tokens, example.spans), number)
+        for number, example in enumerate(examples)
+        for part in encoder.sentences(example.text, window)
+    ]
 
-    With ``quiet`` nothing is said and nothing raised: for examples that were prepared before, varied or in part.
+
+def check_shots(examples: Sequence[Example], shots: Sequence[Shot]) -> None:
+    """Warn of gold spans that no answer can contain.
 
     Raises:
-        DataError: if no example has a token, or there are gold spans and none can be emitted.
+        DataError: if no example has a token, or there are gold spans and no answer can contain any of them.
     """
-    shots, lost, total = [], [], 0
-    for example in examples:
-        tokens = tokenize(backbone.tokenizer, example.text, edges)
-        spans, off = align(tokens, example.spans)
-        total += len(example.spans)
-        lost += [(example, span.start, span.end, span.label) for span in off]
-        kept: set[tuple[int, int, str]] = set()
-        for part in windows(tokens, window, overlap):
-            sentence = tokens.slice(part.start, part.end)
-            automaton = builder.automaton(sentence)
-            inside = gold_in_window(part, spans)
-            gold = {}
-            for label in sorted({label for _, _, label in inside}):
-                asked = [(first, last) for first, last, name in inside if name == label]
-                gold[label] = tuple(automaton.emittable(asked))
-                kept |= {(first + part.start, last + part.start, label) for first, last in gold[label]}
-            shots.append(Shot(sentence, gold))
-        for first, last, label in spans:
-            if (first, last, label) not in kept:
-                lost.append((example, *tokens.char_range(first, last), label))
-    if quiet:
-        return shots
     if not shots:
         raise DataError(f"training needs at least one sentence with words in it, got {len(examples)} empty texts")
-    if lost:
-        example, start, end, label = lost[0]
-        what = (
-            f"{len(lost)} gold span(s) are left out of training: they end inside a word, overlap another span of their "
-            f"label or fit no window, such as {example.text[start:end]!r} ({label}) in "
-            f"{example.source or repr(example.text[:40])}; decode.edges=token, decode.nested=true or a larger "
-            "decode.window_tokens may let them in"
-        )
-        if len(lost) == total:
-            raise DataError(f"training needs at least one span that can be answered; all {what}")
-        logger.warning("%s", what)
-    return shots
+    kept = {
+        (shot.example, *shot.sentence.char_range(first, last), label)
+        for shot in shots
+        for label, spans in shot.gold.items()
+        for first, last in spans
+    }
+    given = [(number, span) for number, example in enumerate(examples) for span in example.spans]
+    lost = [(examples[number], span) for number, span in given if (number, *span.key) not in kept]
+    if not lost:
+        return
+    example, span = lost[0]
+    what = (
+        f"{len(lost)} gold span(s) are left out of training, because they end inside a word, overlap another span of "
+        f"their label or fit no window, such as {example.text[span.start : span.end]!r} ({span.label}) in "
+        f"{example.source or repr(example.text[:40])}; spans.edges=token, spans.nested=true or a larger "
+        "runtime.window_tokens may help"
+    )
+    if len(lost) == len(given):
+        raise DataError(f"training needs at least one span that an answer can hold; {what}")
+    logger.warning("%s", what)
 
 
-def answered_labels(labels: LabelSet, shots: Sequence[Shot], quiet: bool = False) -> LabelSet:
-    """Labels that some shot answers: one that none does would only ever be taught to answer nothing."""
+def answered_labels(labels: LabelSet, shots: Sequence[Shot]) -> LabelSet:
+    """The labels with a span in some shot. Of any other label, only empty answers would be learned."""
     seen = {label for shot in shots for label, spans in shot.gold.items() if spans}
-    missing = [label for label in labels if label not in seen]
-    if missing and not quiet:
-        logger.warning("no example for %s: asked as the base knows it, not trained", ", ".join(missing))
     return LabelSet({label: text for label, text in labels.items() if label in seen})
 
 
-def choose_steps(shots: int, batch_sentences: int) -> int:
-    """Steps for a number of training sentences: 20 passes, beyond 480 steps fewer, at least 6; from 60 to 2,000 steps.
+def mention_pool(examples: Sequence[Example]) -> dict[str, tuple[str, ...]]:
+    """The different mentions of each label, in the order of their first occurrence."""
+    pool: dict[str, dict[str, None]] = {}
+    for example in examples:
+        for span in example.spans:
+            pool.setdefault(span.label, {})[example.text[span.start : span.end]] = None
+    return {label: tuple(mentions) for label, mentions in pool.items()}
 
-    Twice as many passes were no better on development data (``docs/log.md``).
+
+def swap_mentions(example: Example, pool: Mapping[str, Sequence[str]], rate: float, rng: random.Random) -> Example:
+    """The example with some mentions replaced by mentions of the same label.
+
+    ``rate`` is the probability that a mention is replaced by one of the ``pool`` (:func:`mention_pool`). Mentions that
+    overlap others stay: it is not known what a nested span would cover after the replacement.
     """
-    per_epoch = max(1, -(-shots // batch_sentences))
-    return min(2000, max(60, min(20 * per_epoch, max(480, 6 * per_epoch))))
+    text, spans, at = "", [], 0
+    for span in example.spans:
+        if any(_overlap(span, other) for other in example.spans):
+            shift = len(text) - at
+            spans.append(Span(span.start + shift, span.end + shift, span.label))
+        else:
+            others = pool.get(span.label, ())
+            old = example.text[span.start : span.end]
+            new = rng.choice(others) if others and rng.random() < rate else old
+            text, at = text + example.text[at : span.start] + new, span.end
+            spans.append(Span(len(text) - len(new), len(text), span.label))
+    return replace(example, text=text + example.text[at:], spans=tuple(spans), token_offsets=None)
 
 
-def choose_rate(width: int) -> float:
-    """The learning rate for a base of this hidden width: 2e-3 up to 384, chosen on development data, then falling.
-
-    The best rate falls as 1 / width (arXiv 2203.03466): 1.9e-4 at 4,096.
-    """
-    return 2e-3 * min(1.0, 384 / width)
+def _overlap(one: Span, other: Span) -> bool:
+    return one.key != other.key and one.start < other.end and other.start < one.end
 
 
-def choose_negatives(shots: int) -> int:
-    """Absent types to ask of a sentence: 8, of more than 100 shots 20.
+@dataclass(eq=False)
+class VariedShots:
+    """The shots of each epoch: unchanged in the first epoch, with swapped mentions in the others."""
 
-    Many shots are passed over less often, so that a sentence would be asked for each of many types hardly once. Chosen
-    on development data; ``docs/log.md`` has the figures.
-    """
-    return 20 if shots > 100 else 8
+    examples: Sequence[Example]  # the sentences that :attr:`Shot.example` is an index into
+    shots: Sequence[Shot]  # those to learn from; they may come from a part of the examples
+    encoder: Encoder
+    window: int  # as for :func:`encode_shots`
+    rate: float  # as for :func:`swap_mentions`
+    seed: int
+
+    def __post_init__(self) -> None:
+        self.used = [self.examples[number] for number in dict.fromkeys(shot.example for shot in self.shots)]
+        self.pool = mention_pool(self.used)
+
+    def __call__(self, epoch: int) -> Sequence[Shot]:
+        """As many shots as there are in the first epoch, in the same order."""
+        if not (epoch and self.rate):
+            return self.shots
+        rng = random.Random(f"{self.seed}/{epoch}/mentions")
+        swapped = [swap_mentions(example, self.pool, self.rate, rng) for example in self.used]
+        varied = encode_shots(swapped, self.encoder, self.window)
+        return varied if len(varied) == len(self.shots) else self.shots  # a longer mention may need one more window
 
 
+@dataclass(eq=False)
 class ShotBatches:
     """The batches of every step, as a function of the step's number.
 
-    Each epoch visits every sentence once, in an order drawn from (seed, epoch). A sentence is asked all its present
-    types and some absent ones (``train.negatives``), drawn anew each epoch.
-
-    Args:
-        shots: the sentences.
-        labels: the types that may be asked.
-        backbone: encodes the queries.
-        builder: makes the rows.
-        config: batch sizes, negatives, seed.
-        varied: the shots of an epoch other than the first, as many as ``shots``; always ``shots`` when not given.
-        general: rows of other sentences that are mixed into a step.
+    Each epoch visits every sentence once, in an order drawn from the seed and the epoch. A sentence is asked for all
+    types that it mentions and for some that it does not mention, drawn anew in each epoch.
     """
 
-    def __init__(
-        self,
-        shots: Sequence[Shot],
-        labels: LabelSet,
-        backbone: Backbone,
-        builder: RowBuilder,
-        config: Config,
-        varied: Callable[[int], Sequence[Shot]] | None = None,
-        general: Callable[[int], Sequence[Row]] | None = None,
-    ) -> None:
-        self.shots = shots
-        self.varied = varied
-        self.general = general
-        self._epoch: tuple[int, Sequence[Shot]] = (0, shots)
-        self.builder = builder
-        self.config = config
-        asked = config.train.negatives
-        self.negatives = asked if asked >= 0 else choose_negatives(len(shots))
-        described = config.prompt.descriptions
-        self.queries = {
-            label: tuple(backbone.prompt.query(label, description if described else ""))
-            for label, description in labels.items()
-        }
-        self.per_epoch = max(1, -(-len(shots) // config.train.batch_sentences))
+    shots_of: Callable[[int], Sequence[Shot]]  # the shots of an epoch; their number is the same in all epochs
+    labels: LabelSet  # the types that may be asked for
+    encoder: Encoder
+    train: TrainConfig
+    recipe: Recipe
+    general: Callable[[int], Sequence[Row]] | None = None  # rows of general sentences that are added to a step
+
+    def __post_init__(self) -> None:
+        self.epoch, self.shots = 0, self.shots_of(0)
+        negatives = self.recipe.negatives
+        self.negatives = negatives if negatives >= 0 else choose_negatives(len(self.shots))
+        self.queries = self.encoder.queries(self.labels)
+        self.steps_per_epoch = max(1, math.ceil(len(self.shots) / self.train.batch_sentences))
 
     def __call__(self, step: int) -> list[Batch]:
         """The batches of a step, each within ``train.batch_tokens``."""
-        epoch, part = divmod(step, self.per_epoch)
-        rng = random.Random(f"{self.config.train.seed}/{epoch}")
+        epoch, part = divmod(step, self.steps_per_epoch)
+        if epoch != self.epoch:
+            self.epoch, self.shots = epoch, self.shots_of(epoch)
+        seed, size = self.train.seed, self.train.batch_sentences
+        rng = random.Random(f"{seed}/{epoch}")
         order = sorted(range(len(self.shots)), key=lambda _: rng.random())
-        if self.varied is not None and epoch != self._epoch[0]:
-            self._epoch = (epoch, self.varied(epoch) if epoch else self.shots)
-        size = self.config.train.batch_sentences
         rows: list[Row] = []
         for index in order[part * size : (part + 1) * size]:
-            rows += self._rows(index, random.Random(f"{self.config.train.seed}/{epoch}/{index}"))
+            rows += self._rows(index, random.Random(f"{seed}/{epoch}/{index}"))
         if self.general is not None:
             rows += self.general(step)
-        return [collate(group) for group in pack(rows, self.config.train.batch_tokens)]
+        return [collate(group) for group in pack(rows, self.train.batch_tokens)]
 
     def _rows(self, index: int, rng: random.Random) -> list[Row]:
-        shot = self._epoch[1][index]
-        present = [label for label in self.queries if shot.gold.get(label)]
-        absent = [label for label in self.queries if not shot.gold.get(label)]
-        drawn = set(present) | set(sorted(absent, key=lambda _: rng.random())[: self.negatives])
-        asked = [
-            TypeQuery(label, ids, tuple(shot.gold.get(label, ())))
-            for label, ids in self.queries.items()
-            if label in drawn
-        ]
-        return self.builder.rows(shot.sentence, asked, index)
-
-
-class Trainer:
-    """Runs an optimisation with early stopping and checkpoints.
-
-    Args:
-        optimisation: the loop, not yet begun.
-        evaluate: strict F1 on the dev set with the present weights; ``None`` without a dev set.
-        checkpoint: folder for checkpoints; ``None`` saves none.
-    """
-
-    def __init__(
-        self, optimisation: Optimisation, evaluate: Callable[[], float] | None, checkpoint: Path | None
-    ) -> None:
-        self.optimisation = optimisation
-        self.evaluate = evaluate
-        self.checkpoint = checkpoint
-        train, total = optimisation.train, optimisation.total
-        self.evaluate_every = train.evaluate_every or max(1, total // 10)
-        self.best: dict[str, Tensor] = {}
-        self.best_f1: float | None = None
-        self.last_f1: float | None = None
-        self.without_gain = 0
-
-    def run(
-        self,
-        resume: bool = False,
-        on_progress: Callable[[Progress], None] | None = None,
-        phase: str = "training",
-    ) -> None:
-        """Train to the end or to the early stop; the best weights by dev F1 are left in place.
-
-        Raises:
-            ModelError: if ``resume`` meets a damaged checkpoint or one of another run.
-        """
-        if resume and self.checkpoint is not None and self.checkpoint.is_dir():
-            self._load(self.checkpoint)
-        elif self.evaluate is not None:
-            self._evaluate(self.evaluate)  # the base itself is the first candidate
-        began, tokens = time.monotonic(), 0
-        if not self._stopped():
-            for step in self.optimisation.steps():
-                tokens += step.tokens
-                self._after(step)
-                if on_progress is not None:
-                    speed = tokens / max(time.monotonic() - began, 1e-9)
-                    on_progress(Progress(step, speed, self.last_f1, self.best_f1, phase))
-                if self._stopped():
-                    break
-        if self.best:
-            with torch.no_grad():
-                for name, parameter in self.optimisation.parameters.items():
-                    parameter.copy_(self.best[name])
-
-    def _stopped(self) -> bool:
-        return self.without_gain >= self.optimisation.train.patience
-
-    def _after(self, step: Step) -> None:
-        last = step.number == step.total
-        if self.evaluate is not None and (step.number % self.evaluate_every == 0 or last):
-            self._evaluate(self.evaluate)
-        due = step.number % self.optimisation.train.checkpoint_every == 0 or last or self._stopped()
-        if self.checkpoint is not None and due:
-            facts = {"best_f1": self.best_f1, "last_f1": self.last_f1, "without_gain": self.without_gain}
-            self.optimisation.save(self.checkpoint, facts, self.best)
-
-    def _evaluate(self, evaluate: Callable[[], float]) -> None:
-        self.last_f1 = evaluate()
-        if self.best_f1 is None or self.last_f1 > self.best_f1:
-            self.best_f1, self.without_gain = self.last_f1, 0
-            self.best = {name: p.detach().clone() for name, p in self.optimisation.parameters.items()}
-        else:
-            self.without_gain += 1
-
-    def _load(self, checkpoint: Path) -> None:
-        facts, self.best = self.optimisation.load(checkpoint)
-        self.best_f1, self.last_f1 = facts["best_f1"], facts["last_f1"]
-        self.without_gain = int(facts["without_gain"])
+        shot = self.shots[index]
+        queries = [replace(query, spans=tuple(shot.gold.get(query.label, ()))) for query in self.queries]
+        absent = [query.label for query in queries if not query.spans]
+        drawn = set(sorted(absent, key=lambda _: rng.random())[: self.negatives])
+        asked = [query for query in queries if query.spans or query.label in drawn]
+        return self.encoder.rows(shot.sentence, asked, index)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-FOLDER = Path(__file__).resolve().parents[1] / "src" / "cllmfs" / "example"
+FOLDER = Path(__file__).resolve().parents[2] / "src" / "cllmfs" / "example"
 SPLITS = ("train", "test")
 Record = dict[str, Any]
 

@@ -1,4 +1,4 @@
-"""The style rules that no linter states: sizes, names, module docstrings, stated shapes, the README's file tree."""
+"""The style rules that no linter states: sizes, names, module docstrings, stated shapes, the list of files."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "src" / "cllmfs"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 SCRIPTS = sorted(path for folder in ("mini", "benchmarks") for path in (ROOT / folder).rglob("*.py"))
 
+MAX_FILES = 10
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 BANNED_NAMES = {"base", "common", "core", "helpers", "misc", "util", "utils"}
@@ -98,15 +99,32 @@ def without_shape(tree: ast.Module) -> list[str]:
     ]
 
 
-def tree_block(readme: str) -> str | None:
-    """The fenced block of the README that draws the package's files, if there is one."""
-    blocks = re.findall(r"^```[^\n]*\n(.*?)^```", readme, flags=re.MULTILINE | re.DOTALL)
+def tree_block(page: str) -> str | None:
+    """The fenced block of a page that lists the package's files, if there is one."""
+    blocks = re.findall(r"^```[^\n]*\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
     return next((block for block in blocks if "src/cllmfs" in block and "errors.py" in block), None)
+
+
+def listed_paths(block: str) -> set[str]:
+    """The paths of a list in which two more spaces mean one folder further in; what stands behind a name is ignored."""
+    paths: set[str] = set()
+    folders: list[str] = []
+    for line in filter(str.strip, block.splitlines()):
+        name = line.split()[0]
+        depth = (len(line) - len(line.lstrip())) // 2
+        folders[depth:] = [name.removesuffix("/")]
+        paths.add("/".join(folders))
+    return paths
 
 
 def test_there_is_something_to_check() -> None:
     assert PACKAGE / "__init__.py" in MODULES
     assert len(MODULES) > 3
+
+
+@pytest.mark.parametrize("folder", sorted({path.parent for path in MODULES}), ids=identify)
+def test_folder_is_small(folder: Path) -> None:
+    assert len(list(folder.glob("*.py"))) <= MAX_FILES, f"a folder has at most {MAX_FILES} files: split it by stage"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=identify)
@@ -136,20 +154,57 @@ def test_array_docstrings_state_shapes(path: Path) -> None:
     assert not without_shape(parse(path)), "say 'Shape' or a shape such as [B, T] in these docstrings"
 
 
-def test_readme_tree_is_the_package() -> None:
-    readme = ROOT / "README.md"
-    if not readme.exists():
-        pytest.skip("there is no README.md")
-    block = tree_block(readme.read_text(encoding="utf-8"))
-    if block is None:
-        pytest.skip("README.md has no fenced block that draws src/cllmfs")
-    named = set(re.findall(r"[\w-]+\.py\b", block))
-    assert {path.name for path in MODULES} - named == set(), "modules that the tree leaves out"
-    on_disk = {path.name for path in MODULES + SCRIPTS} | {path.name for path in (ROOT / "tests").rglob("*.py")}
-    assert named - on_disk == set(), "names in the tree without a file"
+def test_list_of_files_is_the_package() -> None:
+    block = tree_block((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
+    assert block is not None, "CONTRIBUTING.md has no fenced block that lists src/cllmfs"
+    listed = listed_paths(block)
+    assert {identify(path) for path in MODULES} - listed == set(), "modules that CONTRIBUTING.md leaves out"
+    assert {path for path in listed if not (ROOT / path).exists()} == set(), "paths in CONTRIBUTING.md without a file"
+
+
+# one way from texts to rows
+
+
+def makes_rows(tree: ast.Module) -> bool:
+    """Whether a module constructs :class:`cllmfs.encoding.rows.Row`, under whatever name it has imported it."""
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    names = {
+        alias.asname or alias.name
+        for node in imports
+        for alias in node.names
+        if alias.name == "Row" and (node.module or "").startswith("cllmfs.")
+    }
+    called = {node.func for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    return any(
+        (isinstance(made, ast.Name) and made.id in names)
+        or (isinstance(made, ast.Attribute) and made.attr == "Row" and "rows" in ast.unparse(made.value))
+        for made in called
+    )
+
+
+def test_rows_are_made_in_one_place() -> None:
+    makers = [identify(path) for path in MODULES + SCRIPTS if makes_rows(parse(path))]
+    assert makers == ["src/cllmfs/encoding/encoder.py"], "texts and types become rows in the encoder, nowhere else"
 
 
 # The checks themselves, on sources made up for them.
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("from cllmfs.encoding.rows import Row\nx = Row((), ())\n", True),
+        ("from cllmfs.encoding.rows import Row as R\ndef f():\n    return [R() for _ in y]\n", True),
+        ("from cllmfs.encoding.batches import Row\nx = Row((), ())\n", True),
+        ("from cllmfs.encoding import rows\nx = rows.Row((), ())\n", True),
+        ("import cllmfs.encoding.rows\nx = cllmfs.encoding.rows.Row((), ())\n", True),
+        ("from cllmfs.encoding.rows import Row\ndef f(x: Row) -> Row: return x\n", False),
+        ("class Row: ...\nx = Row()\n", False),
+        ("from other import Row\nx = Row()\n", False),
+    ],
+)
+def test_makers_of_rows_are_found(source: str, expected: bool) -> None:
+    assert makes_rows(ast.parse(source)) == expected
 
 
 def only_function(source: str) -> Function:
@@ -214,9 +269,14 @@ class _Private:
 
 
 def test_tree_block_is_found_among_others() -> None:
-    readme = "# x\n```python\nimport cllmfs\n```\n\n```\nsrc/cllmfs/\n  errors.py  the errors\n```\n"
-    assert tree_block(readme) == "src/cllmfs/\n  errors.py  the errors\n"
+    page = "# x\n```python\nimport cllmfs\n```\n\n```\nsrc/cllmfs/\n  errors.py  the errors\n```\n"
+    assert tree_block(page) == "src/cllmfs/\n  errors.py  the errors\n"
     assert tree_block("# x\n```\npip install cllmfs\n```\n") is None
+
+
+def test_listed_paths_follow_the_indentation() -> None:
+    block = "a/\n  b/     first\n    c.py  second\n  d.py\ne.md\n"
+    assert listed_paths(block) == {"a", "a/b", "a/b/c.py", "a/d.py", "e.md"}
 
 
 # versions
@@ -230,8 +290,45 @@ def test_the_lowest_versions_are_those_that_are_allowed() -> None:
         if not line.startswith("#")
     )
     floors = dict(re.match(r"([\w-]+)>=([\d.]+)", requirement).groups() for requirement in allowed)  # type: ignore[union-attr]
-    assert lowest.keys() == floors.keys()
+    assert lowest.keys() - {"datasets", "pyarrow"} == floors.keys()  # these two belong to an extra
     for name in floors.keys() - {"torch"}:  # older CPU wheels of it are not on PyPI
         wanted, pinned = (tuple(map(int, version.split("."))) for version in (floors[name], lowest[name]))
         assert pinned[: len(wanted)] == wanted, name
         assert not any(pinned[len(wanted) :]), name
+
+
+# spelling
+
+BRITISH = re.compile(
+    r"\b\w*(?:colour|licence|catalogue|neighbour|behaviour|favour|labelled|labelling|learnt|analyse[ds]?\b|centred"
+    r"|(?:token|recogn|optim|normal|minim|maxim|initial|quant|summar|categor|general|capital|serial)is(?:e|ing|ation))\w*",
+    re.IGNORECASE,
+)
+# Keys of other people's META.json files are read in either spelling.
+ALLOWED_SPELLINGS = {"src/cllmfs/datasets/facts.py", "mini/sources.py", "tests/mini/test_data.py"}
+PROSE = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "Makefile", "pyproject.toml")]
+
+
+def prose_and_code() -> Iterator[Path]:
+    """Everything that people write and read here, but for the dated log and the sentences that models learn from."""
+    for folder in ("src", "mini", "benchmarks", "tests", "docs"):
+        for path in sorted((ROOT / folder).rglob("*")):
+            if path.suffix in (".py", ".md", ".toml") and "written" not in path.parts and path.name != "types.toml":
+                yield path
+    yield from PROSE
+
+
+def test_one_spelling() -> None:
+    skipped = {*ALLOWED_SPELLINGS, "docs/log.md", "src/cllmfs/example/labels.toml", identify(Path(__file__).resolve())}
+    found = [
+        f"{identify(path)}: {match[0]}"
+        for path in prose_and_code()
+        if identify(path) not in skipped
+        for match in BRITISH.finditer(path.read_text(encoding="utf-8"))
+    ]
+    assert not found, "this project writes American English"
+
+
+def test_the_pattern_knows_british_words() -> None:
+    assert BRITISH.search("the tokeniser") and BRITISH.search("Labelled") and BRITISH.search("neighbouring")
+    assert not BRITISH.search("tokenizer, labeled, neighbor, optimistic, generals, realistic")
