@@ -377,7 +377,8 @@ def _shared(other: EntityRecognizer | None, base: str, weights: str, device: str
     if not isinstance(other, EntityRecognizer) or other.base != base:
         got = f"one of {other.base!r}" if isinstance(other, EntityRecognizer) else f"{other!r:.60}"
         raise ConfigError(f"share must be a recognizer of the same base, {base!r}, got {got}")
-    if weights not in ("auto", other.config.runtime.weights) or (device and torch.device(device) != other.device):
+    elsewhere = device is not None and not str(other.device).startswith(device)  # "cuda" means "cuda:0", too
+    if weights not in ("auto", other.config.runtime.weights) or elsewhere:
         raise ConfigError(
             f"the shared base has runtime.weights={other.config.runtime.weights} and is on {other.device}; leave "
             "runtime.weights and device out, or load the base again"
