@@ -20,6 +20,22 @@ from cllmfs.evaluation import Scores, evaluate_spans
 from cllmfs.schema import Document, Example, LabelSet, Span
 from tests.test_progress import Progress, Step
 
+# In the order of the help.
+COMMANDS = (
+    "validate",
+    "convert",
+    "sample",
+    "train",
+    "predict",
+    "evaluate",
+    "merge",
+    "info",
+    "benchmark",
+    "report",
+    "data",
+    "demo",
+)
+
 ROOT = Path(__file__).resolve().parents[2]
 
 ADA = {

@@ -12,22 +12,7 @@ import pytest
 
 import cllmfs
 from cllmfs.cli.app import main
-from tests.cli.conftest import ROOT, cli, jsonl, process
-
-COMMANDS = (
-    "validate",
-    "convert",
-    "sample",
-    "train",
-    "predict",
-    "evaluate",
-    "merge",
-    "info",
-    "benchmark",
-    "report",
-    "data",
-    "demo",
-)
+from tests.cli.conftest import COMMANDS, ROOT, cli, jsonl, process
 
 
 @pytest.mark.parametrize("arguments", [(), *((name,) for name in COMMANDS)], ids=" ".join)

@@ -18,8 +18,9 @@ from cllmfs.decoding.greedy import DecodedSpan, Rules, decode
 from cllmfs.encoding.batches import collate
 from cllmfs.encoding.encoder import Encoder
 from cllmfs.errors import ModelError
-from cllmfs.model.adapter import CONFIG_FILE, WEIGHTS_FILE, Adapter, lora_targets
+from cllmfs.model.adapter import CONFIG_FILE, Adapter, lora_targets
 from cllmfs.model.backbone import Backbone
+from cllmfs.model.folder import ADAPTER
 from cllmfs.training.objective import batch_loss
 from cllmfs.training.recipe import Recipe
 from tests.conftest import ARCHITECTURES, fresh_backbone, requests_of, rows_of, tiny_backbone, tiny_model
@@ -326,7 +327,7 @@ def test_merged_lora_computes_the_same_and_keeps_the_adapter(settings: dict[str,
     assert equal(parameters(backbone), now)
     (tmp_path / "after").mkdir()
     slot.capture().save(tmp_path / "after")
-    for name in (WEIGHTS_FILE, CONFIG_FILE):
+    for name in (ADAPTER, CONFIG_FILE):
         assert (tmp_path / "before" / name).read_bytes() == (tmp_path / "after" / name).read_bytes()
 
 
@@ -384,7 +385,7 @@ def test_an_adapter_survives_its_files_and_peft_reads_them(tmp_path: Path) -> No
     backbone = trained("llama", rank=4, alpha=12, targets="q_proj,up_proj")
     expected = states(backbone)
     backbone.adapters.capture().save(tmp_path)
-    assert {WEIGHTS_FILE, CONFIG_FILE} <= {path.name for path in tmp_path.iterdir()}
+    assert {ADAPTER, CONFIG_FILE} <= {path.name for path in tmp_path.iterdir()}
     loaded = Adapter.load(tmp_path)
     other = fresh_backbone("llama")
     other.adapters.activate(loaded)
@@ -426,7 +427,7 @@ def drop_config(folder: Path) -> None:
 
 
 def drop_weights(folder: Path) -> None:
-    (folder / WEIGHTS_FILE).unlink()
+    (folder / ADAPTER).unlink()
 
 
 def damage_config(folder: Path) -> None:
@@ -438,11 +439,11 @@ def list_config(folder: Path) -> None:
 
 
 def cut_weights(folder: Path) -> None:
-    (folder / WEIGHTS_FILE).write_bytes((folder / WEIGHTS_FILE).read_bytes()[:-50])
+    (folder / ADAPTER).write_bytes((folder / ADAPTER).read_bytes()[:-50])
 
 
 def empty_weights(folder: Path) -> None:
-    (folder / WEIGHTS_FILE).write_bytes(b"")
+    (folder / ADAPTER).write_bytes(b"")
 
 
 @pytest.mark.parametrize("damage", [drop_config, drop_weights, damage_config, list_config, cut_weights, empty_weights])

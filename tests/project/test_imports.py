@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.conftest import COMMANDS
+
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = (
     "accelerate", "datasets", "huggingface_hub", "numpy", "pandas", "peft", "pyarrow", "safetensors", "tokenizers",
@@ -74,20 +76,7 @@ def test_every_module_of_the_light_packages_is_light() -> None:
     assert heavy_modules_after(f"import {', '.join(modules)}") == []
 
 
-COMMANDS = (
-    "validate",
-    "convert",
-    "sample",
-    "train",
-    "predict",
-    "evaluate",
-    "merge",
-    "info",
-    "benchmark",
-    "report",
-    "demo",
-)
-LIGHT_COMMANDS = [("--help",), ("--version",), ("data", "--help"), ("data", "list", "--catalog"), ("info", "--config")]
+LIGHT_COMMANDS = [("--help",), ("--version",), ("data", "list", "--catalog"), ("info", "--config")]
 LIGHT_COMMANDS += [(name, "--help") for name in COMMANDS]
 
 

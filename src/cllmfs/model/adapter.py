@@ -25,8 +25,8 @@ from torch import Tensor, nn
 
 from cllmfs.config import LoraConfig
 from cllmfs.errors import ModelError
+from cllmfs.model.folder import ADAPTER
 
-WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
 
 
@@ -43,7 +43,7 @@ class Adapter:
         config.inference_mode = True
         config.save_pretrained(str(folder))
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.weights.items()}
-        save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+        save_file(weights, folder / ADAPTER, metadata={"format": "pt"})
 
     @classmethod
     def load(cls, folder: Path) -> Adapter:
@@ -54,7 +54,7 @@ class Adapter:
         """
         try:
             record = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-            return cls(PeftLoraConfig(**_lora_settings(record)), load_file(folder / WEIGHTS_FILE))
+            return cls(PeftLoraConfig(**_lora_settings(record)), load_file(folder / ADAPTER))
         except (OSError, ValueError, TypeError, RecursionError, SafetensorError) as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise ModelError(f"{folder} holds no whole adapter: {reason}; save the model again") from error
@@ -82,7 +82,6 @@ class AdapterSlot:
         self._attach(PeftLoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=targets))
 
     def _attach(self, config: PeftLoraConfig) -> None:
-        self.detach()
         config.base_model_name_or_path = None  # peft warns if this differs from the path of the files
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # peft comments on what it chooses or corrects by itself
@@ -116,6 +115,7 @@ class AdapterSlot:
         if adapter is None:
             self.detach()
         elif adapter is not self._active:
+            self.detach()
             try:
                 self._attach(copy.copy(adapter.config))
                 outcome = set_peft_model_state_dict(self.peft, dict(adapter.weights))

@@ -169,7 +169,7 @@ class Fitting:
         batches = ShotBatches(varied, answered_labels(self.labels, shots), encoder, config.train, self.recipe, general)
         optimization = Optimization(backbone, batches, config, replace(self.recipe, steps=steps))
         evaluate = (lambda: self.score(dev).micro.f1) if dev else None
-        trainer = Trainer(optimization, evaluate, checkpoint, self._digest(dev))
+        trainer = Trainer(optimization, evaluate, checkpoint, self._digest(dev) if checkpoint else "")
         trainer.train(resume, on_progress, phase)
         return trainer
 
