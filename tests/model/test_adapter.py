@@ -12,6 +12,7 @@ import pytest
 import torch
 from peft import LoraConfig as PeftLoraConfig
 from peft import get_peft_model
+from safetensors.torch import load_file, save_file
 
 from cllmfs.config import LoraConfig, LossConfig
 from cllmfs.decoding.greedy import DecodedSpan, Rules, decode
@@ -446,7 +447,22 @@ def empty_weights(folder: Path) -> None:
     (folder / ADAPTER).write_bytes(b"")
 
 
-@pytest.mark.parametrize("damage", [drop_config, drop_weights, damage_config, list_config, cut_weights, empty_weights])
+def nothing_for_lora(folder: Path) -> None:
+    save_file({"x": torch.zeros(2)}, folder / ADAPTER)
+
+
+def device_as_weights(folder: Path) -> None:
+    (folder / ADAPTER).unlink()
+    (folder / ADAPTER).symlink_to("/dev/zero")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        drop_config, drop_weights, damage_config, list_config, cut_weights, empty_weights, nothing_for_lora,
+        device_as_weights,
+    ],
+)  # fmt: skip
 def test_files_that_are_missing_or_damaged_are_a_model_error(tmp_path: Path, damage: Callable[[Path], None]) -> None:
     trained("llama").adapters.capture().save(tmp_path)
     damage(tmp_path)
@@ -459,7 +475,6 @@ def test_files_that_are_missing_or_damaged_are_a_model_error(tmp_path: Path, dam
     "key, value",
     [
         ("lora_alpha", None),
-        ("lora_alpha", float("nan")),
         ("lora_alpha", -1),
         ("lora_alpha", True),
         ("lora_alpha", 10**400),
@@ -479,3 +494,68 @@ def test_what_adapter_config_may_not_hold(tmp_path: Path, key: str, value: objec
     path.write_text(json.dumps({name: entry for name, entry in record.items() if entry is not None}), encoding="utf-8")
     with pytest.raises(ModelError, match=rf"holds no whole adapter: {CONFIG_FILE}: {key} must be "):
         Adapter.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("lora_alpha", float("nan"), "NaN is no number of JSON"),
+        ("r", 1 << 19, "r = 524288 does not fit the weights, whose rank is 3"),
+        ("r", 2, "r = 2 does not fit the weights"),
+        (
+            "target_modules",
+            [f"layers.{number}.q_proj" for number in range(100_000)],
+            "100000 target_modules do not fit",
+        ),
+        ("alpha_pattern", {"q_proj": 64}, "alpha_pattern = .* is not supported, only plain LoRA is"),
+        ("rank_pattern", {"q_proj": 2}, "rank_pattern = .* is not supported"),
+        ("layer_replication", [[0, 2], [1, 2]], "layer_replication = .* is not supported"),
+        ("modules_to_save", ["lm_head"], "modules_to_save = .* is not supported"),
+        ("bias", "all", "bias = 'all' is not supported"),
+        ("peft_type", "IA3", "peft_type = 'IA3' is not supported"),
+        ("init_lora_weights", "pissa", "init_lora_weights = 'pissa' is not supported"),
+        ("auto_mapping", {"base_model_class": "Trap", "parent_library": "trap"}, "'auto_mapping' .* names code"),
+        ("runtime_config", {"ephemeral_gpu_offload": "trap"}, "'runtime_config' .* names code"),
+        ("auto_map", {"AutoModel": "trap.Trap"}, "'auto_map' .* names code"),
+    ],
+)
+def test_what_would_change_an_adapter_or_name_code_is_refused(
+    tmp_path: Path, key: str, value: object, message: str
+) -> None:
+    trained("llama").adapters.capture().save(tmp_path)
+    path = tmp_path / CONFIG_FILE
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), key: value}), encoding="utf-8")
+    with pytest.raises(ModelError, match=f"holds no whole adapter: .*{message}") as caught:
+        Adapter.load(tmp_path)
+    assert len(str(caught.value)) < 1000
+
+
+def test_the_same_adapter_is_saved_as_the_same_bytes(tmp_path: Path) -> None:
+    paths = [f"layers.{number}.up" for number in (2, 0, 1)]
+    for number, targets in enumerate((set(paths), set(reversed(paths)), paths)):
+        (tmp_path / str(number)).mkdir()
+        config = PeftLoraConfig(r=1, target_modules=targets)
+        Adapter(config, {"a": torch.zeros(1)}).save(tmp_path / str(number))
+        record = json.loads((tmp_path / str(number) / CONFIG_FILE).read_text(encoding="utf-8"))
+        assert record["target_modules"] == sorted(paths)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_weights_that_are_not_finite_are_neither_saved_nor_loaded_nor_captured(tmp_path: Path, value: float) -> None:
+    backbone = trained("llama")
+    adapter = backbone.adapters.capture()
+    adapter.save(tmp_path)
+    name = sorted(adapter.weights)[3]
+    broken = {**load_file(tmp_path / ADAPTER)}
+    broken[name][1, 2] = value
+    message = rf"the weight '{name}' holds numbers that are not finite \(NaN or infinite\)"
+    with pytest.raises(ModelError, match=f"{message}; the adapter was not saved"):
+        Adapter(adapter.config, broken).save(tmp_path)
+    assert all(tensor.isfinite().all() for tensor in load_file(tmp_path / ADAPTER).values())
+    save_file(broken, tmp_path / ADAPTER)
+    with pytest.raises(ModelError, match=f"{message}; .* is damaged; copy it again"):
+        Adapter.load(tmp_path)
+    with torch.no_grad():
+        next(part for path, part in backbone.model.named_parameters() if ".lora_B." in path)[0, 0] = value
+    with pytest.raises(ModelError, match=r"not finite .*; training has failed: lower train\.learning_rate"):
+        backbone.adapters.capture()

@@ -10,7 +10,7 @@ import pytest
 
 import cllmfs.model.bases
 from cllmfs.errors import ModelError
-from cllmfs.model.bases import MINI, MINI_HASH, base_folder, check_mini, fingerprint
+from cllmfs.model.bases import MINI, MINI_HASH, base_folder, base_places, check_mini, fingerprint
 from cllmfs.model.loading import load_backbone
 from tests.conftest import tiny_model
 
@@ -30,7 +30,7 @@ def bundled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     for name in ("config.json", "tokenizer.json", "model.safetensors"):
         (folder / name).write_text(f"the whole of {name}", encoding="utf-8")
-    monkeypatch.setattr(cllmfs.model.bases, "base_folder", lambda base: folder)
+    monkeypatch.setattr(cllmfs.model.bases, "base_folder", lambda base: folder if base == MINI else Path(base))
     monkeypatch.setattr(cllmfs.model.bases, "MINI_HASH", fingerprint(str(folder)))
     return folder
 
@@ -45,6 +45,21 @@ def test_a_name_is_the_bundled_base_a_folder_or_a_hub_id(tmp_path: Path) -> None
     assert base_folder("some/hub-id") is None
     (tmp_path / "file").write_text("")
     assert base_folder(str(tmp_path / "file")) is None
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\x00b", "", "\udcff"])
+def test_any_text_may_be_asked_for_a_folder(name: str) -> None:
+    assert base_folder(name) is None
+
+
+def test_the_places_of_a_base_are_seen_from_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    monkeypatch.chdir(tmp_path)
+    base = tmp_path / "bases" / "b"
+    assert base_places(Path("bases/b"), Path("models/m")) == {"relative": "../../bases/b", "absolute": str(base)}
+    assert base_places(base, Path("link/m"))["relative"] == "../../bases/b", "from where the model really lies"
+    assert base_places(base, base / "m")["relative"] == ".."
 
 
 # versions

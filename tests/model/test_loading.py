@@ -12,11 +12,15 @@ import pytest
 import torch
 import transformers
 
-from cllmfs.config import LoraConfig, LossConfig
+from cllmfs.config import Config, LoraConfig, LossConfig
 from cllmfs.encoding.batches import collate
 from cllmfs.encoding.encoder import Encoder
+from cllmfs.encoding.prompts import PROMPT_FILE
 from cllmfs.errors import ModelError
-from cllmfs.model.loading import FIGURES_FILE, PROMPT_FILE, load_backbone, write_base
+from cllmfs.model.folder import read_manifest
+from cllmfs.model.loading import FIGURES_FILE, load_backbone, write_base
+from cllmfs.recognizer import EntityRecognizer
+from cllmfs.schema import Example, Span
 from cllmfs.training.objective import batch_loss
 from cllmfs.training.recipe import Recipe
 from tests.conftest import SHORT_TEMPLATE, own_byte_tokenizer, rows_of, save_base, tiny_backbone, tiny_model
@@ -50,10 +54,6 @@ def copy_of(base: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(base, tmp_path / "copy"))
 
 
-def damage_weights(folder: Path) -> None:
-    (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:1000])
-
-
 def pickle_weights(folder: Path) -> None:
     torch.save(tiny_backbone("llama").model.state_dict(), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
@@ -71,12 +71,145 @@ def no_config(folder: Path) -> None:
     (folder / "config.json").unlink()
 
 
-@pytest.mark.parametrize("damage", [damage_weights, pickle_weights, damage_tokenizer, damage_config, no_config])
+@pytest.mark.parametrize("damage", [pickle_weights, damage_tokenizer, damage_config, no_config])
 def test_base_that_cannot_be_loaded(tiny_base: Path, tmp_path: Path, damage: Any) -> None:
     folder = copy_of(tiny_base, tmp_path)
     damage(folder)
     with pytest.raises(ModelError, match=r"safetensors weights and a tokenizer\.json"):
         load_backbone(str(folder), device="cpu")
+
+
+@pytest.mark.parametrize("name", ["no-such-device", "cuda:99", "meta", "cpu:x", "", "x" * 100_000, "xpu", "fpga"])
+def test_a_device_that_cannot_be_used_is_named(tiny_base: Path, name: str) -> None:
+    if not name:
+        assert load_backbone(str(tiny_base), device=name).device.type in ("cpu", "cuda")
+        return
+    with pytest.raises(ModelError, match=r"the device '.* cannot be used; name another one, such as cpu") as caught:
+        load_backbone(str(tiny_base), device=name)
+    assert len(str(caught.value)) < 500
+
+
+def test_too_little_memory_is_a_model_error(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 80.00 GiB")
+
+    monkeypatch.setattr(torch.nn.Module, "to", full)
+    with pytest.raises(ModelError, match=r"too little memory for .*runtime\.weights=bf16 or nf4"):
+        load_backbone(str(tiny_base), device="cpu")
+
+
+# bases of the hub
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def cache(tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The hub's cache with the tiny base as owner/tiny, and no network; returns the folder of its commit."""
+    home = tmp_path / "hub" / "models--owner--tiny"
+    (home / "refs").mkdir(parents=True)
+    (home / "refs" / "main").write_text(COMMIT, encoding="utf-8")
+    snapshot = home / "snapshots" / COMMIT
+    shutil.copytree(tiny_base, home / "blobs")
+    snapshot.mkdir(parents=True)
+    for blob in (home / "blobs").iterdir():  # as the hub's library keeps them
+        (snapshot / blob.name).symlink_to(Path("..") / ".." / "blobs" / blob.name)
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("nothing may be fetched"))
+    return snapshot
+
+
+def test_a_base_in_the_cache_is_loaded_with_its_prompt_and_its_commit(cache: Path) -> None:
+    backbone = load_backbone("owner/tiny", device="cpu")
+    assert (backbone.name, backbone.fingerprint.value) == ("owner/tiny", f"commit:{COMMIT}")
+    assert backbone.fingerprint.folder is None
+    assert backbone.prompt.template == SHORT_TEMPLATE, "the base's own"
+    original = tiny_backbone("llama").forward(IDS, REAL, None).last
+    torch.testing.assert_close(backbone.forward(IDS, REAL, None).last, original)
+
+
+@pytest.mark.parametrize("missing", ["config.json", "model.safetensors"])
+def test_a_base_that_is_not_whole_in_the_cache_says_so_at_once(cache: Path, missing: str) -> None:
+    (cache / missing).unlink()
+    with pytest.raises(
+        ModelError, match="the network cannot be reached, and owner/tiny is not, or not whole, in the ca"
+    ):
+        load_backbone("owner/tiny", device="cpu")
+
+
+def test_a_base_that_is_not_in_the_cache_says_so_at_once(cache: Path) -> None:
+    with pytest.raises(
+        ModelError, match=r"There is no such folder, the network .*owner/other is not, .*or name a folder"
+    ):
+        load_backbone("owner/other", device="cpu")
+
+
+@pytest.mark.parametrize(
+    "name", ["../..x", "a b", "a/b/c", "x" * 97, "/no/such/folder", "./none", "a\x00b", "o/" * 9999]
+)
+def test_a_name_that_no_base_can_have_is_refused_without_a_look_up(cache: Path, name: str) -> None:
+    with pytest.raises(
+        ModelError, match="There is no such folder, and a hub id has the form NAME or OWNER/NAME"
+    ) as caught:
+        load_backbone(name, device="cpu")
+    assert len(str(caught.value)) < 700
+
+
+def test_what_a_base_of_the_hub_names_is_checked_before_its_weights_are_fetched(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fnmatch
+
+    fetched: list[str] = []
+    target = tmp_path / "new" / COMMIT
+    target.mkdir(parents=True)
+
+    def download(name: str, *, revision: str | None, allow_patterns: list[str], local_files_only: bool) -> str:
+        assert (name, local_files_only) == ("owner/new", False) and revision in (None, COMMIT)
+        for file in cache.iterdir():
+            if any(fnmatch.fnmatch(file.name, pattern) for pattern in allow_patterns):
+                fetched.append(file.name)
+                shutil.copy(file, target / file.name)
+        return str(target)
+
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    for module in ("bases", "loading"):
+        monkeypatch.setattr(f"cllmfs.model.{module}.hub_reachable", lambda: True)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    (cache / "trap.py").write_text("raise SystemExit", encoding="utf-8")
+    assert load_backbone("owner/new", device="cpu").fingerprint.value == f"commit:{COMMIT}"
+    assert fetched[-1] == "model.safetensors" and "trap.py" not in fetched
+    fetched.clear()
+    config = json.loads((cache / "config.json").read_text(encoding="utf-8"))
+    (cache / "config.json").write_text(
+        json.dumps({**config, "auto_map": {"AutoConfig": "trap.Trap"}}), encoding="utf-8"
+    )
+    with pytest.raises(ModelError, match=r"'auto_map' .* names code"):
+        load_backbone("owner/new", device="cpu")
+    assert "config.json" in fetched and "model.safetensors" not in fetched
+
+
+def test_a_model_of_a_hub_base_takes_its_snapshot_and_warns_of_other_folders(
+    cache: Path, tiny_base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = Config().with_settings(["train.steps=1", "calibrate.folds=0", "train.replay=0", "lora.rank=2"])
+    shot = Example("Ada met Bo.", (Span(0, 3, "person"),))
+    saved = EntityRecognizer("owner/tiny", config=settings).fit([shot]).save(tmp_path / "m")
+    assert read_manifest(saved)["base_hash"] == f"commit:{COMMIT}" and "base_folder" not in read_manifest(saved)
+    assert EntityRecognizer.load(saved).base == "owner/tiny"
+    assert EntityRecognizer.load(saved, base=str(cache)).base == str(cache)
+    assert not caplog.records, "the name of the folder is the commit"
+    EntityRecognizer.load(saved, base=str(tiny_base))
+    (record,) = caplog.records
+    assert "was trained on the commit 0123456789ab of owner/tiny; whether" in record.getMessage()
+    assert "cannot be verified" in record.getMessage()
+    other = tmp_path / "hub" / "models--owner--tiny" / "snapshots" / COMMIT[::-1]
+    cache.rename(other)
+    (tmp_path / "hub" / "models--owner--tiny" / "refs" / "main").write_text(COMMIT[::-1], encoding="utf-8")
+    with pytest.raises(ModelError, match=r"trained on another version of 'owner/tiny' .*--base"):
+        EntityRecognizer.load(saved)
 
 
 def test_slow_tokenizer_is_refused(tmp_path: Path) -> None:

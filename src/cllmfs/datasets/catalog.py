@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import os
 import re
 import tomllib
 from collections.abc import Mapping
@@ -19,11 +20,11 @@ from importlib.resources import files
 from pathlib import Path
 
 from cllmfs.errors import ConfigError, DataError
+from cllmfs.network import can_be_hub_id
 
 HUB, CATALOG = "hf:", "catalog:"
 _FORM = "hf:OWNER/NAME[@REVISION][#CONFIG][?tags=COLUMN]"
 _PARTS = re.compile(r"(?P<path>[^@#?]+)(?:@(?P<revision>[^#?]+))?(?:#(?P<config>[^?]+))?(?:\?tags=(?P<tags>.+))?")
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class HubName:
     @property
     def is_folder(self) -> bool:
         """Whether it is a folder on disk, which needs no download."""
-        return Path(self.path).is_dir()
+        return os.path.isdir(self.path)  # false, not an error, for a name that is too long
 
 
 @dataclass(frozen=True)
@@ -88,11 +89,11 @@ def parse_hub_name(text: str, data: Path | None = None) -> HubName:
     if not text.startswith(HUB) or parts is None:
         raise ConfigError(f"a data set of the hub is named {_FORM}, got {text!r}")
     name = HubName(**parts.groupdict())
-    if data is not None and (data / name.path).is_dir():
+    if data is not None and os.path.isdir(data / name.path):
         name = replace(name, path=str(data / name.path))
     if name.is_folder and name.revision:
         raise ConfigError(f"a folder has no revisions, got {text!r}; leave out @{name.revision}")
-    if not (name.is_folder or _HUB_ID.fullmatch(name.path)):
+    if not (name.is_folder or ("/" in name.path and can_be_hub_id(name.path))):
         raise ConfigError(f"{HUB} must be followed by a folder or by OWNER/NAME of the hub, got {text!r}")
     return name
 

@@ -149,7 +149,7 @@ def _meta(folder: Path) -> Mapping[str, Any]:
     """The content of the folder's ``META.json``; empty if there is none that can be read."""
     try:
         found = json.loads((folder / META).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -5,21 +5,24 @@
     text with spans or entities               start, end (code points, end exclusive), label
 
 Knows licenses, columns and the names behind their numbers. The code of a data set is never run: if a script makes the
-data set, the hub's own copy of the data is loaded. Needs the library for loading only; does not know which splits there
-should be.
+data set, the hub's own copy of the data is loaded. Without a network, only what was downloaded before is used, and
+nothing is waited for. Needs the library for loading only; does not know which splits there should be.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cllmfs.datasets.catalog import Entry, HubName, find
 from cllmfs.errors import CllmfsError, ConfigError, DataError
-from cllmfs.formats.reading import examples_of_rows
+from cllmfs.formats.reading import examples_of
 from cllmfs.formats.tagging import tag_problem
+from cllmfs.network import UNREACHABLE, hub_reachable, only_the_cache
 from cllmfs.schema import Example
 
 CONVERTED = "refs/convert/parquet"  # the branch with the hub's own copies, a folder for each configuration
@@ -27,6 +30,8 @@ _VERSION = 4  # of the library; earlier versions can run scripts
 _TAGS = ("ner_tags", "tags", "labels", "ner_labels", "bio_tags", "ner")
 _SPANS = ("spans", "entities")
 _NO_LICENSE = ("", "none", "other", "unknown")
+_DATA_FILES = (".arrow", ".csv", ".gz", ".json", ".jsonl", ".parquet", ".tsv", ".zip", ".zst")
+_MOST_FILES = 10_000  # in the folder of a data set; the library would read the names of a whole disk
 
 _Row = dict[str, Any]
 _logger = logging.getLogger(__name__)
@@ -78,10 +83,14 @@ def card_facts(name: HubName) -> dict[str, str]:
     readme = Path(name.path) / "README.md"
     if name.is_folder and not readme.is_file():
         return {}
+    cached = not name.is_folder and not hub_reachable()
     try:
-        card = DatasetCard.load(str(readme) if name.is_folder else name.path)
+        with only_the_cache() if cached else contextlib.nullcontext():
+            card = DatasetCard.load(str(readme) if name.is_folder else name.path)
     except Exception as error:  # whatever the network, the hub and a YAML reader may raise
-        message = f"the card of {name} cannot be read: {_reason(error)}; it is not needed once the license is accepted"
+        absent = cached and isinstance(error, ConnectionError | FileNotFoundError)
+        reason = f"{UNREACHABLE}, and it is not in the cache" if absent else _reason(error)
+        message = f"the card of {name} cannot be read: {reason}; it is not needed once the license is accepted"
         raise DataError(message) from error
     stated = {key: card.data.to_dict().get(key) for key in ("license", "language")}
     return {key: ", ".join(map(str, v)) if isinstance(v, list) else str(v) for key, v in stated.items() if v}
@@ -101,12 +110,18 @@ def _library(name: HubName) -> Any:
 def open_dataset(name: HubName) -> Mapping[str, Any]:
     """The library's data set for each split."""
     library = _library(name)
+    cached = not name.is_folder and not hub_reachable()
     try:
         found = _saved(name, library) if name.is_folder else None
-        found = _loaded(name, library) if found is None else found
+        if found is None:
+            with only_the_cache() if cached else contextlib.nullcontext():
+                found = _loaded(name, library)
     except CllmfsError:
         raise
     except Exception as error:  # whatever the network, the hub and the readers of many formats may raise
+        if cached and isinstance(error, ConnectionError | FileNotFoundError):
+            advice = "connect to the network, or name a folder that holds the data"
+            raise DataError(f"{UNREACHABLE} and {name} is not in the cache; {advice}") from error
         hint = "" if name.config or "config" not in str(error).lower() else f"; name one: {name}#CONFIG"
         raise DataError(f"{name} cannot be loaded: {_reason(error)}{hint}") from error
     return {str(found.split or "train"): found} if isinstance(found, library.Dataset) else found
@@ -125,11 +140,26 @@ def _saved(name: HubName, library: Any) -> Any:
     elif parts:
         found = {part.name: library.load_from_disk(str(part)) for part in parts}
     else:
+        _check_folder(folder)
         return None
     if name.config:
         rule = "a folder that save_to_disk wrote has no configurations"
         raise ConfigError(f"{rule}, got {name}; leave out the part after #")
     return found
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse a folder that is not one of a data set, such as a home folder: the library would search all of it."""
+    count, holds_data = 0, False
+    for _, _, names in os.walk(folder):
+        count += len(names) + 1
+        holds_data = holds_data or any(name.endswith(_DATA_FILES) for name in names)
+        if count > _MOST_FILES:
+            rule = f"a folder of a data set must hold at most {_MOST_FILES:,} files and folders"
+            raise DataError(f"{rule}; name the folder below it that holds the data", source=str(folder))
+    if not holds_data:
+        known = ", ".join(_DATA_FILES)
+        raise DataError(f"the folder holds no data: there is no file that ends with {known}", source=str(folder))
 
 
 def _loaded(name: HubName, library: Any) -> Any:
@@ -174,7 +204,7 @@ def _examples(data: Any, name: HubName, tag_names: Sequence[str], source: str) -
     else:
         wanted = f"tokens and {name.tags}, lists" if name.tags else "tokens with ner_tags, or spans of tokens or text"
         raise DataError(f"{name} must have columns with {wanted}; it has {', '.join(columns)}; ?tags=COLUMN names one")
-    return examples_of_rows(map(record, range(1, len(rows) + 1), rows), source)
+    return examples_of(map(record, range(1, len(rows) + 1), rows), source)
 
 
 def _names(feature: Any) -> tuple[str, ...]:

@@ -84,8 +84,8 @@ def resolve(data: Path, path: str) -> str:
 
 
 def without_duplicates(examples: list[Example]) -> list[Example]:
-    """The first of each group of examples with the same text, in order."""
-    first: dict[str, Example] = {}
+    """The first of each group of examples with the same text and the same annotated labels, in order."""
+    first: dict[tuple[str, frozenset[str] | None], Example] = {}
     for example in examples:
-        first.setdefault(example.text, example)
+        first.setdefault((example.text, example.annotated), example)
     return list(first.values())

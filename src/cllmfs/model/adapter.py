@@ -8,7 +8,6 @@ knows nothing of what the adapter is trained for.
 from __future__ import annotations
 
 import copy
-import json
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -25,9 +24,16 @@ from torch import Tensor, nn
 
 from cllmfs.config import LoraConfig
 from cllmfs.errors import ModelError
-from cllmfs.model.folder import ADAPTER
+from cllmfs.model.folder import ADAPTER, check_adapter_file
+from cllmfs.model.inspection import ADAPTER_CONFIG as CONFIG_FILE
+from cllmfs.model.inspection import check_config, check_file, read_object
 
-CONFIG_FILE = "adapter_config.json"
+# What may differ from peft's defaults without changing what the adapter computes, besides what is read.
+_WITHOUT_EFFECT = {
+    "base_model_name_or_path", "fan_in_fan_out", "inference_mode", "init_lora_weights", "lora_dropout", "peft_version",
+    "revision", "task_type",
+}  # fmt: skip
+_READ = ("target_modules", "r", "lora_alpha", "use_rslora", "use_dora")
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,26 +44,63 @@ class Adapter:
     weights: Mapping[str, Tensor]
 
     def save(self, folder: Path) -> None:
-        """Write the two files of peft's own format."""
+        """Write the two files of peft's own format.
+
+        Raises:
+            ModelError: if a weight is not finite.
+        """
+        check_finite(self.weights, "the adapter was not saved")
         config = copy.copy(self.config)
         config.inference_mode = True
+        config.target_modules = sorted(config.target_modules)  # peft keeps a set, whose order differs between processes
         config.save_pretrained(str(folder))
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.weights.items()}
         save_file(weights, folder / ADAPTER, metadata={"format": "pt"})
 
     @classmethod
-    def load(cls, folder: Path) -> Adapter:
+    def load(cls, folder: Path, record: Mapping[str, Any] | None = None) -> Adapter:
         """Read what :meth:`save` wrote; only the fields that LoRA needs are taken from peft's configuration.
 
+        Args:
+            folder: the model folder.
+            record: its manifest, to which rank, alpha and weights must belong.
+
         Raises:
-            ModelError: if a file is missing or damaged.
+            ModelError: if a file is missing, damaged or that of another model, or a weight is not finite.
         """
         try:
-            record = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-            return cls(PeftLoraConfig(**_lora_settings(record)), load_file(folder / ADAPTER))
-        except (OSError, ValueError, TypeError, RecursionError, SafetensorError) as error:
+            for name in (CONFIG_FILE, ADAPTER):
+                check_file(folder / name)
+            settings = _lora_settings(read_object(folder / CONFIG_FILE), folder)
+            weights = load_file(folder / ADAPTER)
+            _check_shapes(settings, weights)
+            config = PeftLoraConfig(**settings)
+        except (OSError, ValueError, TypeError, RecursionError, SafetensorError, ModelError) as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise ModelError(f"{folder} holds no whole adapter: {reason}; save the model again") from error
+        if record is not None:
+            check_adapter_file(folder, record)
+            lora = record.get("config", {}).get("lora", {})
+            for name, found in (("rank", config.r), ("alpha", config.lora_alpha)):
+                if lora.get(name, found) != found:
+                    problem = f"the adapter has lora.{name} = {found}, but the manifest {lora[name]!r:.60}"
+                    raise ModelError(f"{folder}: {problem}; copy the whole folder again")
+        check_finite(weights, f"{folder} is damaged; copy it again, or train the model again")
+        return cls(config, weights)
+
+
+def check_finite(weights: Mapping[str, Tensor], advice: str) -> None:
+    """Refuse weights that are not numbers, or infinite: every answer would be worthless.
+
+    Raises:
+        ModelError: with the name of the tensor, and ``advice``.
+    """
+    for name, tensor in weights.items():
+        if not (tensor.is_floating_point() and tensor.numel() and tensor.element_size() > 1):
+            continue
+        if not all(torch.isfinite(value) for value in torch.aminmax(tensor.detach())):
+            problem = "holds numbers that are not finite (NaN or infinite)"
+            raise ModelError(f"the weight {name!r:.200} {problem}; {advice}")
 
 
 class AdapterSlot:
@@ -100,9 +143,14 @@ class AdapterSlot:
         self.peft = None
 
     def capture(self) -> Adapter:
-        """Copy the attached adapter; the copy then counts as the active adapter."""
+        """Copy the attached adapter; the copy then counts as the active adapter.
+
+        Raises:
+            ModelError: if a weight is not finite.
+        """
         weights = get_peft_model_state_dict(self.peft, save_embedding_layers=False)
         copied = {name: tensor.detach().clone() for name, tensor in weights.items()}
+        check_finite(copied, "training has failed: lower train.learning_rate")
         self._active = Adapter(copy.copy(self.peft.active_peft_config), copied)
         return self._active
 
@@ -179,14 +227,42 @@ class AdapterSlot:
                     parameter.copy_(update[name] * share)
 
 
-def _lora_settings(record: Any) -> dict[str, Any]:
-    """What is read of ``adapter_config.json``; everything else in it would only change how peft trains.
+def _check_shapes(settings: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
+    """Compare rank and modules with the weights before peft makes matrices of that size.
 
     Raises:
-        ValueError: if a value is missing or of another type.
+        ValueError: if they do not belong together.
     """
-    if not isinstance(record, dict):
-        raise ValueError(f"{CONFIG_FILE} must be a JSON object")
+    inner = [tensor.shape[0] for name, tensor in weights.items() if ".lora_A." in name and tensor.dim() > 0]
+    foreign = next((name for name in weights if ".lora_" not in name), "")
+    if foreign or not inner:  # others would replace weights of the base
+        raise ValueError(f"{ADAPTER} must hold weights of LoRA, and only those, got {foreign!r:.200}")
+    if set(inner) != {settings["r"]}:
+        raise ValueError(f"r = {settings['r']} does not fit the weights, whose rank is {inner[0]}")
+    if len(settings["target_modules"]) > 4 * len(inner):  # single weights that are missing are named when attached
+        raise ValueError(f"{len(settings['target_modules'])} target_modules do not fit {len(inner)} weights")
+
+
+def _lora_settings(record: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """What is read of ``adapter_config.json``; everything else in it must have no effect.
+
+    Raises:
+        ModelError: if it names code.
+        ValueError: if a value is missing, of another type, or would change what the adapter computes.
+    """
+    mapping = record.get("auto_mapping")
+    library = str(mapping.get("parent_library", "")) if isinstance(mapping, dict) else ""
+    if library.startswith("transformers."):  # peft notes the class of the base if it was not told the task
+        record = {**record, "auto_mapping": None}
+    check_config(record, folder / CONFIG_FILE)
+    defaults = {**PeftLoraConfig().to_dict(), "peft_type": "LORA"}
+    for name, value in record.items():
+        known = name in _READ or name in _WITHOUT_EFFECT or not value
+        if not known and name in defaults and value != defaults[name]:
+            raise ValueError(f"{CONFIG_FILE}: {name} = {value!r:.60} is not supported, only plain LoRA is")
+    start = record.get("init_lora_weights", True)
+    if isinstance(start, str) and start not in ("gaussian", "eva", "orthogonal"):  # others change the base's weights
+        raise ValueError(f"{CONFIG_FILE}: init_lora_weights = {start!r:.60} is not supported")
     targets = record.get("target_modules")
     if not isinstance(targets, list) or not targets or not all(isinstance(path, str) for path in targets):
         raise ValueError(f"{CONFIG_FILE}: target_modules must be a list of names, got {targets!r:.60}")

@@ -77,6 +77,13 @@ class Backbone:
         return torch.device(next(self.model.parameters()).device)
 
     @property
+    def weights(self) -> str:
+        """The number format of the weights, by its name in :class:`~cllmfs.config.RuntimeConfig`."""
+        if getattr(self.model, "is_quantized", False):
+            return "nf4"
+        return "fp32" if self.model.dtype == torch.float32 else "bf16"
+
+    @property
     def layers(self) -> int:
         """Number of decoder layers."""
         return int(self.model.config.get_text_config().num_hidden_layers)
@@ -234,7 +241,8 @@ class Backbone:
         """The encoder of texts and types for this base.
 
         Args:
-            config: order, attention, edges, nesting and windows.
+            config: order, attention, edges, nesting and windows. Where shots would decide (``auto``), spans begin and
+                end at the edges of words and do not nest.
             tree: share a sentence between its types where the model can; ``False`` makes a row for each type.
 
         Raises:
@@ -253,8 +261,8 @@ class Backbone:
             order=config.prompt.order,
             tree=tree and trees,
             bidirectional=bidirectional,
-            edges=config.spans.edges,
-            nested=config.spans.nested,
+            edges="token" if config.spans.edges == "token" else "word",
+            nested=config.spans.nested is True,
             max_positions=self.max_positions,
             window_tokens=config.runtime.window_tokens,
             overlap_tokens=config.runtime.overlap_tokens,

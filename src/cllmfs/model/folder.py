@@ -5,36 +5,40 @@
     adapter_model.safetensors   the LoRA weights
     README.md                   model card
 
-The manifest is written last: a folder without a whole manifest is not a model. This file knows the files of a folder;
-it knows nothing of training or decoding.
+The manifest is written last: a folder without a whole manifest is not a model. It holds the hashes of base and adapter,
+so that others in their place are noticed, and the places of the base on disk. This file knows the files of a folder; it
+knows nothing of training or decoding.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import platform
+import stat
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from cllmfs.config import FIXED, SECTIONS
+from cllmfs.config import FIXED, MOVED, SECTIONS
 from cllmfs.errors import ModelError
-from cllmfs.files import whole_folder
+from cllmfs.files import recover, whole_folder
+from cllmfs.model.bases import base_places
+from cllmfs.model.inspection import TRAINED as MANIFEST
+from cllmfs.model.inspection import check_file, is_kind, read_object, unreadable
 
-MANIFEST = "cllmfs.json"
 ADAPTER = "adapter_model.safetensors"
 _FORMAT = 2
 _REQUIRED = {"format": int, "base": str, "base_hash": str, "labels": dict, "prompt": dict, "config": dict}
-_OPTIONAL = {"shots": dict, "scores": dict, "versions": dict, "calibration": dict}
+_OPTIONAL = {
+    "spans": dict, "shots": dict, "scores": dict, "versions": dict, "calibration": dict, "base_folder": dict,
+    "adapter_hash": str,
+}  # fmt: skip
 
-# Format 1 had other sections and more settings. _MOVED names the old and the new section of settings that moved.
+# Format 1 had other sections (config.MOVED names those of settings that moved) and more settings.
 # _STILL_READ_AS names settings that are gone, with the only value at which a model is still read as it was trained.
-_MOVED = {
-    "weights": ("model", "runtime"),
-    **{name: ("decode", "runtime") for name in ("threshold", "batch_tokens", "window_tokens", "overlap_tokens")},
-    **{name: ("decode", "spans") for name in ("edges", "nested")},
-}
 _SECTIONS_OF_FORMAT_1 = ("model", "prompt", "lora", "loss", "train", "decode", "calibrate")
 _STILL_READ_AS = {"opening": "first", "open_at": 0.1, "end_bias": 0.0}
 
@@ -51,8 +55,9 @@ def versions() -> dict[str, str]:
 
 
 def is_model_folder(folder: str | Path) -> bool:
-    """Whether a folder holds a trained model."""
-    return (Path(folder) / MANIFEST).is_file()
+    """Whether a folder holds a trained model, which is put back if a killed run had moved it aside."""
+    recover(folder)
+    return is_kind(Path(folder) / MANIFEST, stat.S_IFREG)
 
 
 def check_writable(folder: Path) -> None:
@@ -61,16 +66,23 @@ def check_writable(folder: Path) -> None:
     Raises:
         ModelError: if it is a file, or a folder that contains something other than a model.
     """
-    if folder.is_file():
-        raise ModelError(f"{folder} is a file; a model is saved to a folder: choose another name")
-    if folder.is_dir() and any(folder.iterdir()) and not is_model_folder(folder):
-        raise ModelError(f"{folder} is not empty and holds no cllmfs model; choose another folder or empty it")
+    try:
+        if folder.is_file():
+            raise ModelError(f"{folder} is a file; a model is saved to a folder: choose another name")
+        if folder.is_dir() and any(folder.iterdir()) and not is_model_folder(folder):
+            raise ModelError(f"{folder} is not empty and holds no cllmfs model; choose another folder or empty it")
+    except OSError as error:
+        raise ModelError(f"the model cannot be saved to {folder}: {error.strerror or error}") from error
 
 
-def write_model(folder: Path, record: Mapping[str, Any], save_adapter: Any) -> Path:
+def write_model(folder: Path, record: Mapping[str, Any], save_adapter: Any, base: Path | None = None) -> Path:
     """Write a model folder: a new folder is filled, with the manifest last, and then takes the place of the old one.
 
-    ``record`` is the content of the manifest; ``save_adapter`` writes the adapter to the folder that it is given.
+    Args:
+        folder: where the model is saved.
+        record: the content of the manifest.
+        save_adapter: writes the adapter to the folder that it is given.
+        base: the folder of the base, if it has one that is not part of the package.
 
     Raises:
         ModelError: as :func:`check_writable`, or if the folder cannot be written.
@@ -80,7 +92,10 @@ def write_model(folder: Path, record: Mapping[str, Any], save_adapter: Any) -> P
         with whole_folder(folder) as aside:
             save_adapter(aside)
             (aside / "README.md").write_text(model_card(record), encoding="utf-8")
-            text = json.dumps({"format": _FORMAT, **record}, ensure_ascii=False, indent=1)
+            whole = {"format": _FORMAT, **record, "adapter_hash": _hash_of(aside / ADAPTER)}
+            if base is not None:
+                whole["base_folder"] = base_places(base, folder)
+            text = json.dumps(whole, ensure_ascii=False, indent=1)
             (aside / MANIFEST).write_text(text + "\n", encoding="utf-8")
     except OSError as error:
         raise ModelError(f"the model cannot be saved to {folder}: {error}") from error
@@ -96,10 +111,10 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     """
     path = Path(folder) / MANIFEST
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{folder} is no whole cllmfs model: {MANIFEST} cannot be read ({error})") from error
-    missing = [key for key in _REQUIRED if not isinstance(record, dict) or key not in record]
+        record = read_object(path)
+    except ModelError as error:
+        raise ModelError(f"{folder} is no whole cllmfs model: {error}") from error
+    missing = [key for key in _REQUIRED if key not in record]
     if missing:
         raise ModelError(f"{path}: the manifest must name {missing[0]!r}; save the model again")
     if record["format"] not in (1, _FORMAT):
@@ -110,9 +125,33 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     counts = record.get("shots", {}).get("mentions", {})
     if not isinstance(counts, dict) or not all(isinstance(text, str) for text in record["labels"].values()):
         raise ModelError(f"{path}: 'labels' must hold descriptions, 'shots' counts of mentions; save the model again")
-    if not (Path(folder) / ADAPTER).is_file():
+    if not all(isinstance(place, str) for place in record.get("base_folder", {}).values()):
+        raise ModelError(f"{path}: 'base_folder' must hold paths, got {record['base_folder']!r:.60}")
+    if not os.path.lexists(Path(folder) / ADAPTER):
         raise ModelError(f"{folder}: {ADAPTER} is missing; a model is loaded from safetensors alone")
+    check_file(Path(folder) / ADAPTER)
     return _of_format_1(record, path) if record["format"] == 1 else record
+
+
+def check_adapter_file(folder: Path, record: Mapping[str, Any]) -> None:
+    """Check that the weights in a model folder are those that were saved with its manifest.
+
+    Raises:
+        ModelError: if a bit of them has changed, or they are those of another model.
+    """
+    wanted = record.get("adapter_hash")  # older models have none
+    if wanted is not None and _hash_of(folder / ADAPTER) != wanted:
+        raise ModelError(
+            f"{folder / ADAPTER} holds other weights than those that were saved with {MANIFEST}: the file is damaged, "
+            "or that of another model; copy the whole folder again, or train the model again"
+        )
+
+
+def _hash_of(path: Path) -> str:
+    try:
+        return f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
+    except OSError as error:
+        raise ModelError(unreadable(path, error)) from error
 
 
 def _of_format_1(record: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -131,7 +170,7 @@ def _of_format_1(record: dict[str, Any], path: Path) -> dict[str, Any]:
         section: {name: old[section][name] for name in kind.model_fields if name in old.get(section, {})}
         for section, kind in SECTIONS.items()
     }
-    for name, (before, after) in _MOVED.items():
+    for name, (before, after) in MOVED.items():
         if name in old.get(before, {}):
             new[after][name] = old[before][name]
     if new["loss"].get("contrastive") in ("span", "supcon", "symmetric"):
@@ -173,8 +212,15 @@ def model_card(record: Mapping[str, Any]) -> str:
         cells = [cell.replace("|", "\\|") for cell in (label, str(mentions.get(label, 0)), description)]
         lines.append(f"| {' | '.join(cells)} |")
     measured = [f"- {name}: {value}" for name, value in scores.items()]
+    unmeasured = "No scores were measured: there was no dev set, and there were too few shots to hold some out."
+    if retention := record.get("retention"):
+        before, after = (f"{retention[side]['f1']:.4f}" for side in ("before", "after"))
+        measured.append(
+            f"- strict micro F1 on {retention['types']} other types, in {retention['sentences']} sentences: {before} "
+            f"before training, {after} after"
+        )
     lines += [
-        "", "## Scores", "", *(measured or ["No scores were measured: there was no dev set."]), "", "## Limits", "",
+        "", "## Scores", "", *(measured or [unmeasured]), "", "## Limits", "",
         "The model was trained on few sentences: measure it on your own texts (`cllmfs evaluate`) before you rely on "
         f"it. The license of the base model applies. Base hash: `{record['base_hash']}`.", "",
     ]  # fmt: skip
