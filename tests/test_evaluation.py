@@ -6,6 +6,7 @@ import json
 import sys
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -451,3 +452,40 @@ def test_every_span_is_in_the_bin_of_its_confidence(pairs: list[tuple[float, boo
     assert sum(one.spans * one.confidence for one in bins) == pytest.approx(sum(one for one, _ in pairs))
     assert sum(one.spans * one.accuracy for one in bins) == pytest.approx(sum(right for _, right in pairs))
     assert 0.0 <= expected_calibration_error(bins) <= 1.0
+
+
+# labels that were not annotated
+
+
+@pytest.mark.parametrize("scenarios", [True, False])
+def test_labels_that_were_not_annotated_are_not_counted_at_all(scenarios: bool) -> None:
+    text = "Ada met Bo in Rome"
+    gold_span, known = Span(0, 3, "PER"), frozenset({"PER"})
+    others = (
+        Span(8, 10, "ORG"),
+        Span(14, 18, "LOC"),
+        Span(0, 3, "ORG"),
+        Span(0, 99, "LOC"),
+        Span(4, 7, "LOC", text="x"),
+    )
+    predicted = [Document(text, (gold_span, *others)), Document(text, others)]
+    gold = [Example(text, (gold_span,), annotated=known), Example(text, (), annotated=known)]
+    alone = [Document(text, (gold_span,)), Document(text, ())]
+    scores = evaluate_spans(gold, predicted, ["LOC", "PER"], scenarios=scenarios)
+    assert scores == evaluate_spans(gold, alone, ["LOC", "PER"], scenarios=scenarios)
+    assert (scores.micro, scores.ungrounded) == (Counts(1, 0, 0), 0)
+    assert scores.sentences == SentenceCounts(2, 2, 1, 1)
+    all_annotated = [replace(example, annotated=None) for example in gold]
+    assert evaluate_spans(all_annotated, predicted, scenarios=scenarios).micro == Counts(1, 10, 0)
+
+
+def test_a_wrong_answer_of_an_annotated_label_still_counts() -> None:
+    gold = [Example("Ada met Bo", (Span(0, 3, "PER"),), annotated=frozenset({"PER", "LOC"}))]
+    scores = evaluate_spans(gold, [Document("Ada met Bo", (Span(8, 10, "LOC"), Span(8, 10, "ORG")))])
+    assert (scores.per_label, scores.micro) == ({"LOC": Counts(0, 1, 0), "PER": Counts(0, 0, 1)}, Counts(0, 1, 1))
+
+
+def test_gold_of_a_label_that_was_not_annotated_is_refused() -> None:
+    gold = [Example("Ada", (Span(0, 3, "PER"),), annotated=frozenset({"LOC"}))]
+    with pytest.raises(DataError, match='must be one of its record\'s "labels"'):
+        evaluate_spans(gold, [Document("Ada", ())])

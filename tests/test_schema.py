@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -87,6 +89,80 @@ def test_rules_broken(span: Span, message: str) -> None:
     assert (caught.value.source, caught.value.field) == ("a:7", "spans")
 
 
+def test_annotated_labels_and_other_fields() -> None:
+    example = Example(
+        "Ada", (Span(0, 3, "person"),), annotated=frozenset({"place", "person"}), extra={"id": 7, "text": 0}
+    )
+    example.check()
+    assert example.to_dict() == {
+        "text": "Ada",
+        "spans": [{"start": 0, "end": 3, "label": "person"}],
+        "labels": ["person", "place"],
+        "id": 7,
+    }
+    assert example == replace(example, extra={}) != replace(example, annotated=None)
+    assert hash(example) == hash(replace(example, extra={"id": 8}))
+    assert pickle.loads(pickle.dumps(example)).extra == example.extra
+    assert Example("Ada", annotated=["person"]).annotated == frozenset({"person"})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("example", "message"),
+    [
+        (
+            Example("Ada", (Span(0, 3, "person"),), annotated=frozenset({"place", "boat"})),
+            "field 'spans': a span's label must be one of its record's \"labels\", which name what was annotated "
+            "(boat, place); got 'person': add it there, or remove the span",
+        ),
+        (
+            Example("Ada", annotated=frozenset()),
+            "field 'labels': the annotated labels must be non-empty names, at least one; got []: leave them out if all "
+            "labels were annotated",
+        ),
+        (
+            Example("Ada", annotated=frozenset({" "})),
+            "field 'labels': the annotated labels must be non-empty names, at least one; got [' ']: leave them out if "
+            "all labels were annotated",
+        ),
+    ],
+)
+def test_annotated_labels_are_checked(example: Example, message: str) -> None:
+    with pytest.raises(DataError) as caught:
+        example.check()
+    assert str(caught.value) == message
+
+
+def test_a_stated_text_must_be_the_text_at_the_offsets() -> None:
+    Example("Zoë  Lee", (Span(0, 8, "x", text="Zoe\u0308 Lee"), Span(0, 3, "x", text="Zoë"))).check()
+    with pytest.raises(DataError, match=r"got 'Zoë' for 'oë ' \(1 to 4\)"):
+        Example("Zoë Lee", (Span(1, 4, "x", text="Zoë"),)).check()
+
+
+@pytest.mark.parametrize(
+    ("text", "spans", "trimmed"),
+    [
+        ("in Rome ,", [(2, 8)], [(3, 7)]),
+        ("\u200b\ufeffRome\u00a0\u3000\n", [(0, 9)], [(2, 6)]),
+        ("in Rome", [(3, 7), (2, 7)], [(3, 7)]),
+        ("New York", [(0, 8)], [(0, 8)]),
+        ("a\u200bb", [(0, 3), (0, 2)], [(0, 3), (0, 1)]),
+    ],
+)
+def test_spans_are_trimmed(text: str, spans: list[tuple[int, int]], trimmed: list[tuple[int, int]]) -> None:
+    example = Example(text, tuple(Span(*span, "x") for span in spans), source="a:1", extra={"id": 1})
+    made = example.trimmed()
+    assert made == Example(text, tuple(Span(*span, "x") for span in trimmed))
+    assert (made.source, made.extra) == ("a:1", {"id": 1})
+    assert (made is example) == (spans == trimmed)
+
+
+def test_trimming_keeps_scores_and_refuses_white_space() -> None:
+    (span,) = Example("in Rome", (Span(2, 7, "x", 0.5, " Rome"),)).trimmed().spans
+    assert (span.key, span.score, span.text) == ((3, 7, "x"), 0.5, "Rome")
+    with pytest.raises(DataError, match=r"a:1, .* a span must cover more than white space, got \(1, 3, 'x'\)"):
+        Example("a \u200b b", (Span(1, 3, "x"),), source="a:1").trimmed()
+
+
 def test_from_tokens_by_hand() -> None:
     example = Example.from_tokens(["Ada", "Byron", "in", "東京"], [(3, 4, "place"), (0, 2, "person")], "t:2")
     assert example.text == "Ada Byron in 東京"
@@ -94,6 +170,10 @@ def test_from_tokens_by_hand() -> None:
     assert example.token_offsets == ((0, 3), (4, 9), (10, 12), (13, 15))
     assert example.source == "t:2"
     assert Example.from_tokens([], []) == Example("")
+    joined = Example.from_tokens(["re", "-", "in", "2"], [(0, 3, "x"), (3, 4, "y")], spaces=[False, False, True, True])
+    assert (joined.text, joined.token_offsets) == ("re-in 2", ((0, 2), (2, 3), (3, 5), (6, 7)))
+    assert joined.spans == (Span(0, 5, "x"), Span(6, 7, "y"))
+    assert Example.from_tokens([], [], spaces=[]) == Example("")
 
 
 @given(st.lists(st.text("aé京", min_size=1), min_size=1), st.data())

@@ -244,6 +244,9 @@ def evaluate_spans(
 ) -> Scores:
     """Score predicted spans against the gold spans of the same texts, in the same order.
 
+    In a gold example that says which labels were annotated, predictions of other labels are not counted at all: nobody
+    knows whether they are right.
+
     Args:
         predicted: the same texts with predicted spans; a prediction outside the text is counted, and raises no error.
         labels: labels that were asked for, which are listed even without support. This is not a filter: hiding the gold
@@ -285,9 +288,12 @@ def _paired(gold: Sequence[Text], predicted: Sequence[Text]) -> list[_Sentence]:
                 f"{answer.text[at : at + 40]!r} from code point {at} on; keep the order and the texts of the gold file",
                 source=where,
             )
-        Example(right.text, tuple(set(right.spans)), source=where).check()  # a repeated gold span is harmless
-        gold_keys, found_keys = ({span.key for span in side.spans} for side in (right, answer))
-        sentences.append(_Sentence(right.text, gold_keys, found_keys, answer.spans))
+        asked = getattr(right, "annotated", None)
+        # A repeated gold span is harmless.
+        Example(right.text, tuple(set(right.spans)), source=where, annotated=asked).check()
+        answers = [span for span in answer.spans if asked is None or span.label in asked]
+        gold_keys, found_keys = ({span.key for span in spans} for spans in (right.spans, answers))
+        sentences.append(_Sentence(right.text, gold_keys, found_keys, answers))
     return sentences
 
 

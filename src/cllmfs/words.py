@@ -19,8 +19,11 @@ UNSPACED = (
 )
 """Scripts that are written without spaces between words: each of their clusters is a word unit."""
 
-SEPARATORS = r"\u200b\u200e\u200f\u061c\u202a-\u202e\u2066-\u2069"
-"""Zero-width space, bidirectional marks and isolates: units of their own, so that a mention can end beside one."""
+SEPARATORS = r"\u200b\u200e\u200f\u061c\u202a-\u202e\u2066-\u2069\u2060\ufeff"
+"""Zero-width space, word joiner, byte-order mark, bidirectional marks and isolates.
+
+They are units of their own, so that a mention can end beside one.
+"""
 
 _SPACE = r"[\s\x1c-\x1f]"  # as str.isspace defines it
 _WORD = rf"[[\p{{L}}\p{{N}}\p{{Pc}}]--[{UNSPACED}\p{{GCB=Extend}}]]"

@@ -11,8 +11,10 @@ import pytest
 from cllmfs.datasets.sampling import sample_k_shot
 from cllmfs.formats import read_examples
 from tests.cli.conftest import ADA, RAIN, cli, jsonl
+from tests.conftest import own_byte_tokenizer
 
 ADA_CONLL = "Ada\tB-PER\nlives\tO\nin\tO\nRome\tB-LOC\n.\tO\n\n"
+ADA_SPACED = "Ada\t_\tB-PER\nlives\t_\tO\nin\t_\tO\nRome\tSpaceAfter=No\tB-LOC\n.\t_\tO\n\n"
 
 
 @pytest.fixture
@@ -89,6 +91,14 @@ def test_validate_knows_labels_formats_and_schemes(tmp_path: Path, data: Path) -
     assert "scheme must be one of iob1" in done.stderr
 
 
+def test_validate_tells_sentences_of_other_files(tmp_path: Path, data: Path) -> None:
+    others = [jsonl(tmp_path / f"{name}.jsonl", record) for name, record in (("test", RAIN), ("dev", ADA))]
+    done = cli("validate", data, "--against", others[0], "--against", others[1])
+    assert done.exit_code == 0
+    found = "text: seen-elsewhere (warning): a sentence should not be both learned and scored; it is also in"
+    assert f"{data}:1: {found} {others[1]}:1" in done.stdout and f"{data}:2: {found} {others[0]}:1" in done.stdout
+
+
 def test_validate_says_what_is_wrong_with_a_whole_file(tmp_path: Path) -> None:
     empty = tmp_path / "empty.jsonl"
     empty.write_bytes(b"\n")
@@ -119,6 +129,66 @@ def test_control_characters_of_a_file_do_not_reach_the_terminal(tmp_path: Path) 
     assert "\x1b" not in done.output and "\u241b[31mX" in done.output
 
 
+def labeled(text: str, *labels: str) -> dict[str, object]:
+    """A record whose first words have the labels."""
+    words = list(re.finditer(r"\w+", text))
+    pairs = zip(words, labels, strict=False)
+    return {"text": text, "spans": [{"start": w.start(), "end": w.end(), "label": label} for w, label in pairs]}
+
+
+@pytest.mark.parametrize(
+    ("base", "said"),
+    [
+        ("cllmfs-mini", "'PER' and 'Per' ask the same question of cllmfs-mini"),
+        ("own", "'PER' and 'Per' differ only in case"),
+        ("nobody/nothing", "'PER' and 'Per' differ only in case"),
+    ],
+)
+def test_validate_names_labels_that_a_base_cannot_tell_apart(tmp_path: Path, base: str, said: str) -> None:
+    if base == "own":  # its tokenizer keeps case
+        base = str(tmp_path / "base")
+        own_byte_tokenizer().save_pretrained(base)
+    path = jsonl(tmp_path / "d.jsonl", labeled("Ada Rome", "PER", "LOC"), labeled("Oslo Bo", "LOC", "Per"))
+    done = cli("validate", path, "--base", base)
+    assert done.exit_code == 0
+    assert done.stdout.startswith(f"{path}: similar-labels (warning): the labels {said}")
+    assert "0 errors, 1 warnings" in done.stdout
+    assert ("nobody/nothing is not on this machine" in done.stderr) == (base == "nobody/nothing")
+    issues = json.loads(cli("validate", path, "--base", base, "--json").stdout)["issues"]
+    assert [(issue["line"], issue["rule"], issue["severity"]) for issue in issues] == [(0, "similar-labels", "warning")]
+
+
+def test_validate_compares_the_labels_of_a_label_file_with_their_descriptions(tmp_path: Path) -> None:
+    path, labels = jsonl(tmp_path / "d.jsonl", labeled("Ada Rome", "PER", "LOC")), tmp_path / "labels.toml"
+    labels.write_text('[labels]\nPER = ""\nPer = ""\nLOC = ""\n', encoding="utf-8")
+    assert "'PER' and 'Per' ask the same" in cli("validate", path, "--labels", labels).stdout
+    labels.write_text('[labels]\nPER = ""\nPer = "one in a novel"\nLOC = ""\n', encoding="utf-8")
+    done = cli("validate", path, "--labels", labels)
+    assert "'PER' and 'Per' differ only in case" in done.stdout and "ask the same" not in done.stdout
+
+
+def test_validate_says_that_a_base_cannot_read_the_texts(tmp_path: Path) -> None:
+    amharic = [labeled(f"አዲስ አበባ {number}", "PER") for number in range(3)]
+    path = jsonl(tmp_path / "d.jsonl", *amharic)
+    done = cli("validate", path)
+    assert done.exit_code == 0
+    assert f"{path}: unreadable-texts (warning): cllmfs-mini cannot read 85 % of the letters" in done.stdout
+    assert "(Ethiopic)" in done.stdout
+    piped = cli("validate", "-", stdin=path.read_bytes())
+    assert "<stdin>: unreadable-texts (warning): " in piped.stdout
+    own_byte_tokenizer().save_pretrained(tmp_path / "base")
+    assert "0 warnings" in cli("validate", path, "--base", tmp_path / "base").stdout
+    mixed = jsonl(tmp_path / "mixed.jsonl", *[labeled(f"It rains {number}") for number in range(9)], amharic[0])
+    assert "cannot read 10 % of the texts" in cli("validate", mixed).stdout
+
+
+@pytest.mark.parametrize("base", ["/no/such/folder", "../..", "a/b/c", ""])
+def test_validate_refuses_what_is_no_base(tmp_path: Path, data: Path, base: str) -> None:
+    done = cli("validate", data, "--base", base)
+    assert done.exit_code == 2
+    assert done.stderr.startswith("error: a base ") and len(done.stderr) < 300
+
+
 # convert
 
 
@@ -126,11 +196,27 @@ def test_convert_there_and_back(tmp_path: Path, data: Path) -> None:
     there, back = tmp_path / "data.conll", tmp_path / "back.jsonl"
     done = cli("convert", data, there)  # the extension names the format
     assert done.exit_code == 0, done.stderr
-    assert there.read_text(encoding="utf-8").startswith(ADA_CONLL.removesuffix("\n"))
+    assert there.read_text(encoding="utf-8").startswith(ADA_SPACED)
     assert done.stderr == f"2 sentences written as conll to {there}\n"
     assert cli("convert", there, back).exit_code == 0
-    assert json.loads(back.read_text(encoding="utf-8").splitlines()[0])["spans"][1]["label"] == "LOC"
-    assert len(read_examples(back)) == 2
+    assert back.read_bytes() == data.read_bytes()
+
+
+def test_convert_counts_what_is_lost(tmp_path: Path) -> None:
+    source = jsonl(tmp_path / "in.jsonl", {**ADA, "id": 1}, {"text": "It  rains.", "spans": [], "id": 2})
+    done = cli("convert", source, tmp_path / "out.conll")
+    assert done.exit_code == 0
+    assert done.stderr.splitlines()[0] == (
+        "warning: what conll cannot hold is left out: other fields (2 sentences), white space other than a space "
+        "between tokens (1 sentence)"
+    )
+
+
+def test_convert_leaves_out_what_was_not_accepted(tmp_path: Path) -> None:
+    source = jsonl(tmp_path / "in.jsonl", {**RAIN, "answer": "accept"}, {**ADA, "answer": "reject"})
+    done = cli("convert", source, "-")
+    assert [json.loads(line) for line in done.stdout.splitlines()] == [RAIN]
+    assert '1 of 2 records are left out, because their "answer" is not "accept" (reject 1)' in done.stderr
 
 
 def test_convert_through_pipes_with_schemes() -> None:

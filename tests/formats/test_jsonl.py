@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cllmfs.errors import DataError
-from cllmfs.formats import iter_texts, read_examples, write_examples
+from cllmfs.formats import iter_texts, read_examples, validate_file, write_examples
 from cllmfs.schema import Example
+from cllmfs.words import word_units
 from tests.formats.conftest import (
     in_folder,
     keys,
@@ -87,6 +89,95 @@ def test_a_text_may_carry_token_offsets(tmp_path: Path) -> None:
         None,
         None,
     ]
+
+
+def test_annotated_labels(tmp_path: Path) -> None:
+    span = {"start": 0, "end": 3, "label": "PER"}
+    records = [
+        {"text": "Ada", "spans": [span], "labels": ["PER", "LOC"]},
+        {"tokens": ["Ada"], "spans": [[0, 1, "PER"]], "labels": ["PER"]},
+        {"tokens": ["Ada"], "ner_tags": ["B-PER"], "labels": ["PER"]},
+        {"text": "Ada", "spans": [span]},
+        {"text": "Ada", "spans": [span], "labels": [[0, 3, "PER"]]},  # doccano's, which are spans
+    ]
+    path = write(tmp_path, lines_of(*records))
+    examples = read_examples(path)
+    assert [example.annotated for example in examples] == [{"PER", "LOC"}, {"PER"}, {"PER"}, None, None]
+    for format in ("jsonl", "tokens", "tags"):
+        write_examples(examples, tmp_path / "again.jsonl", format=format)
+        assert read_examples(tmp_path / "again.jsonl") == examples
+
+
+@pytest.mark.parametrize("spans", [{"spans": [[0, 1, "PER"]]}, {"ner_tags": ["B-PER"]}])
+def test_a_span_of_a_label_that_was_not_annotated(tmp_path: Path, spans: dict[str, Any]) -> None:
+    path = write(tmp_path, lines_of({"tokens": ["Ada"], **spans, "labels": ["LOC"]}))
+    with pytest.raises(
+        DataError, match=r":1, field 'spans': a span's label must be one of its record's .*\(LOC\); got 'PE"
+    ):
+        read_examples(path)
+
+
+def test_other_fields_survive(tmp_path: Path) -> None:
+    odd = {
+        "id": 7,
+        "meta": {"a": [1.5, None, "ü\u2028"], "half": "\ud83d"},
+        "answer": "Paris",
+        "labels": [[0, 3, "PER"]],
+    }
+    records = [
+        {"id": 0, "text": "Ada", "spans": [{"start": 0, "end": 3, "label": "PER", "score": 0.5}], "answer": "accept"},
+        {**odd, "tokens": ["Ada"], "spans": [[0, 1, "PER"]]},
+        {**odd, "tokens": ["Ada"], "ner_tags": ["B-PER"]},
+    ]
+    path = write(tmp_path, lines_of(*records))
+    examples = read_examples(path)
+    assert [example.extra for example in examples] == [{"id": 0}, odd, odd]
+    write_examples(examples, tmp_path / "again.jsonl")
+    lines = (tmp_path / "again.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(lines[1]) == {"text": "Ada", "spans": [{"start": 0, "end": 3, "label": "PER"}], **odd}
+    assert list(json.loads(lines[0])) == ["text", "spans", "id"]
+    for format in ("jsonl", "tokens", "tags"):
+        write_examples(examples, tmp_path / "again.jsonl", format=format)
+        assert [example.extra for example in read_examples(tmp_path / "again.jsonl")] == [{"id": 0}, odd, odd]
+
+
+def test_other_fields_must_be_json_to_be_written(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="example 1: the other fields of a record must be JSON: Object of type set"):
+        write_examples([Example("Ada", extra={"id": {1}})], tmp_path / "out")
+
+
+def answered(answer: Any, **more: Any) -> dict[str, Any]:
+    return {"text": f"Ada {answer}", "spans": [{"start": 0, "end": 3, "label": "PER"}], "answer": answer, **more}
+
+
+def test_records_that_were_not_accepted_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    hashed = {"_input_hash": 1, "_task_hash": 2}
+    answers = [answered("reject"), answered("accept"), answered("ignore", spans=None), answered(None, **hashed)]
+    path = write(tmp_path, lines_of(*answers, answered("Ada", id=1)))
+    first, second = read_examples(path)
+    assert (first.text, first.extra) == ("Ada accept", {})
+    assert (second.text, second.extra) == ("Ada Ada", {"answer": "Ada", "id": 1})  # an answer to something else
+    message = '3 of 5 records are left out, because their "answer" is not "accept" (reject 1, ignore 1, none 1)'
+    assert caplog.messages == [f"{path}: {message}"]
+    report = validate_file(path)
+    assert [(issue.line, issue.rule, issue.message) for issue in report.issues] == [(1, "left-out", message)]
+    assert (report.sentences, report.unreadable, report.ok) == (2, 0, True)
+
+
+def test_nothing_accepted_is_an_error(tmp_path: Path) -> None:
+    path = write(tmp_path, lines_of(answered("reject"), answered("reject")))
+    with pytest.raises(DataError, match=r":1, field \'answer\': 2 of 2 records .*\(reject 2\): accept some first"):
+        read_examples(path)
+
+
+@in_folder
+@given(st.lists(token_examples(), min_size=1, max_size=4))
+def test_tokens_survive_beside_the_text(tmp_path: Path, examples: list[Example]) -> None:
+    write_examples(examples, tmp_path / "out.jsonl")
+    again = read_examples(tmp_path / "out.jsonl")
+    assert again == examples
+    found = [one.token_offsets or tuple(word_units(one.text)) for one in again]
+    assert found == [one.token_offsets for one in examples]
 
 
 GOOD = {"text": "Zoë saw Bo", "spans": []}

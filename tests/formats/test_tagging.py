@@ -14,6 +14,7 @@ from cllmfs.formats.tagging import (
     check_scheme,
     damage,
     detect_scheme,
+    example_of_tokens,
     spans_of_tags,
     tag_problem,
     tags_of_spans,
@@ -176,6 +177,34 @@ def test_scheme_names() -> None:
     assert check_scheme("bio") == "iob2"
     with pytest.raises(ConfigError, match="scheme must be one of iob1, iob2, io, bioes, bilou, got 'bmes'"):
         check_scheme("bmes")
+
+
+@pytest.mark.parametrize(
+    ("tokens", "text"),
+    [
+        ("Ada met Bo .", "Ada met Bo ."),
+        ("他 用 Python 写 代码 。", "他用 Python 写代码。"),
+        ("他 说 ： “ 你好 ” ， 走 了 。", "他说：“你好”，走了。"),
+        ("2024 年 3 月", "2024年3月"),
+        ("i P h o n e 1 5 真 好", "iPhone15真好"),  # a character on each line
+        ("王 小明 ( 男 ) Bo", "王小明(男) Bo"),
+        ("東京 タワー に 行く", "東京タワーに行く"),
+        ("สวัสดี ครับ Bo", "สวัสดีครับ Bo"),
+        ("ສະບາຍດີ ທ່ານ", "ສະບາຍດີທ່ານ"),
+        ("ជំរាប សួរ", "ជំរាបសួរ"),
+        ("မြန်မာ စာ", "မြန်မာစာ"),
+        ("서울 에서 온 사람", "서울 에서 온 사람"),
+        ("그는 「 책 」 을", "그는 「 책 」 을"),
+        ("he said “ … ” and", "he said “ … ” and"),
+        ("नई दिल्ली", "नई दिल्ली"),
+        ("a b c d", "a b c d"),
+    ],
+)
+def test_tokens_are_joined_as_their_script_is_written(tokens: str, text: str) -> None:
+    example = example_of_tokens(tokens.split(), [(0, 1, "X")], None)
+    assert example.text == text
+    assert [text[start:end] for start, end in example.token_offsets or ()] == tokens.split()
+    assert example.spans[0].key == (0, len(tokens.split()[0]), "X")
 
 
 def test_own_tokens_are_kept_and_split() -> None:

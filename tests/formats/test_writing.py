@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import sys
@@ -15,9 +16,11 @@ from hypothesis import strategies as st
 from cllmfs.errors import DataError
 from cllmfs.formats import convert, iter_texts, read_examples, write_examples
 from cllmfs.schema import Example, Span
+from cllmfs.words import word_units
 from tests.formats.conftest import (
     TAG_SCHEMES,
     in_folder,
+    lines_of,
     text_examples,
     token_examples,
     tokens_of,
@@ -129,3 +132,64 @@ def test_convert_over_itself(tmp_path: Path) -> None:
     path = write(tmp_path, "Ada\tI-PER\nBo\tB-PER\n", "a.conll")
     assert convert(path, path, to_format="conll", scheme_in="iob1", scheme_out="bilou") == 1
     assert path.read_text() == "Ada\tU-PER\nBo\tU-PER\n\n"
+
+
+@st.composite
+def spaced_examples(draw: st.DrawFn) -> Example:
+    """A text of visible characters of any kind with single spaces, and flat spans that begin and end at words."""
+    chars = st.one_of(
+        st.sampled_from(
+            [*"aZ09'’-–.,;:!?()[]{}<>/\\|@#$%&*+=~^`\"_", *"é中京。「」ไทกลา한글अमि", "😀", "“", "”", "…", "\u00ad"]
+        ),
+        st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Zs", "Zl", "Zp"), exclude_characters="\ufeff"),
+    )
+    text = " ".join(draw(st.lists(st.text(chars, min_size=1, max_size=6), min_size=1, max_size=5)))
+    words = word_units(text)
+    assume(words)
+    cuts = sorted(draw(st.sets(st.integers(0, len(words)), max_size=4)))
+    pairs = [pair for pair in itertools.pairwise(cuts) if draw(st.booleans())]
+    return Example(
+        text, tuple(Span(words[a][0], words[b - 1][1], draw(st.sampled_from(["PER", "a-b"]))) for a, b in pairs)
+    )
+
+
+@in_folder
+@given(st.lists(spaced_examples(), min_size=1, max_size=4))
+def test_texts_with_single_spaces_survive_conll(tmp_path: Path, examples: list[Example]) -> None:
+    for format in ("conll", "tokens", "tags"):
+        write_examples(examples, tmp_path / "out", format=format)
+        again = read_examples(tmp_path / "out", format=format)
+        assert again == examples
+
+
+def test_conversion_there_and_back(tmp_path: Path) -> None:
+    text = "The claimant's re-in (2024) cost $5."
+    source = write(tmp_path, lines_of({"text": text, "spans": [{"start": 4, "end": 12, "label": "party"}]}))
+    convert(source, tmp_path / "a.conll", to_format="conll")
+    convert(tmp_path / "a.conll", tmp_path / "back.jsonl")
+    assert (tmp_path / "back.jsonl").read_bytes() == source.read_bytes()
+    tokens = write(tmp_path, "The\tO\nclaimant's\tB-party\nre-in\tO\n\n", "b.conll")
+    convert(tokens, tmp_path / "b.jsonl")
+    convert(tmp_path / "b.jsonl", tmp_path / "c.conll", to_format="conll")
+    assert (tmp_path / "c.conll").read_bytes() == tokens.read_bytes()
+
+
+def test_what_a_format_cannot_hold_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    examples = [
+        Example("a  b", (Span(0, 1, "X", score=0.5),), extra={"id": 1}),
+        Example(" a", annotated=frozenset({"X"})),
+        Example("a\nb", extra={"id": 2}),
+        Example("a-b c"),
+    ]
+    write_examples(examples, tmp_path / "out", format="conll")
+    assert caplog.messages == [
+        "what conll cannot hold is left out: white space other than a space between tokens (3 sentences), other fields "
+        "(2 sentences), scores (1 sentence), which labels were annotated (1 sentence)"
+    ]
+    caplog.clear()
+    write_examples(examples, tmp_path / "out", format="tags")
+    assert caplog.messages == ["what tags cannot hold is left out: scores (1 sentence)"]
+    caplog.clear()
+    write_examples(examples, tmp_path / "out")
+    write_examples(examples[3:], tmp_path / "out", format="conll")
+    assert caplog.messages == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,42 +13,97 @@ import typer
 from cllmfs.cli.options import Format, Json, Scheme, argument, choice, command, option
 from cllmfs.cli.terminal import MISTAKE, counts_table, note, print_json, show, visible
 from cllmfs.datasets.sampling import METHODS, sample_episode, sample_k_shot, shortfalls
-from cllmfs.errors import ConfigError
+from cllmfs.errors import ConfigError, ModelError
 from cllmfs.formats import convert as convert_file
 from cllmfs.formats import read_examples, read_labels, write_examples
+from cllmfs.formats.records import Issue
 from cllmfs.formats.table import FORMATS, by_suffix
 from cllmfs.formats.tagging import SCHEMES
 from cllmfs.formats.validation import ValidationReport, validate_file
-from cllmfs.schema import Example, mentions
+from cllmfs.model.bases import MINI, base_folder
+from cllmfs.schema import Example, LabelSet, mentions
 
 app = typer.Typer()
+
+_ENOUGH = 2000  # about as many texts of a file are read as the base does: enough to know its scripts
 
 
 @command(
     app,
     "cllmfs validate train.jsonl",
-    "cllmfs validate train.conll --scheme bioes --labels labels.toml",
+    "cllmfs validate train.conll --scheme bioes --labels labels.toml --base Qwen/Qwen3-0.6B",
+    "cllmfs validate train.jsonl --against test.jsonl",
     "cllmfs validate train.jsonl --json | jq '.issues[].rule'",
 )
 def validate(
     file: Annotated[Path, argument("FILE")],
     labels: Annotated[Path | None, option("--labels FILE", "file with allowed labels: .toml, .json or .txt")] = None,
+    base: Annotated[
+        str, option("--base BASE", "base to train on: cllmfs-mini, a folder or a hub id in the cache")
+    ] = MINI,
+    against: Annotated[
+        list[Path] | None,
+        option(
+            "--against OTHER", "labeled file that should have no sentence of FILE, such as a test set; may be repeated"
+        ),
+    ] = None,
     format: Format = None,
     scheme: Scheme = None,
     json: Json = False,
 ) -> None:
     """Check a labeled file and report each broken rule by line.
 
-    The command also counts the mentions of each label. Its exit code is 2 if there are errors, and 0 if there are only
-    warnings.
+    The command also counts the mentions of each label, and warns of labels that BASE cannot tell apart and of texts
+    that it cannot read; no model is loaded. The exit code is 2 if there are errors, and 0 if there are only warnings.
     """
-    report = validate_file(file, labels=None if labels is None else read_labels(labels), format=format, scheme=scheme)
+    known = None if labels is None else read_labels(labels)
+    checks = functools.partial(_base_issues, base, known)
+    report = validate_file(file, labels=known, format=format, scheme=scheme, against=against or (), also=checks)
     if json:
         print_json(report.to_dict())
     else:
         _show_report(report)
     if not report.ok:
         raise typer.Exit(MISTAKE)
+
+
+def _base_issues(base: str, known: LabelSet | None, examples: Sequence[Example]) -> list[Issue]:
+    """Warnings of labels that are alike, and of texts that the base cannot read."""
+    from cllmfs.encoding.coverage import CoverageNotices, FilePrompt, alike, spelled_alike, spelling_message
+    from cllmfs.encoding.tokens import tokenize
+
+    labels = {**dict.fromkeys(sorted(mentions(examples)), ""), **(known or {})}
+    groups: list[tuple[str, ...]] = []
+    same: list[str] = []
+    unread: list[str] = []
+    if (folder := _base_on_disk(base)) is None:
+        note(f"note: {base} is not on this machine: labels are compared by their spelling, and no text is checked")
+    else:
+        prompt = FilePrompt(folder)
+        notices, groups = CoverageNotices(prompt, base), alike(prompt.query, labels)
+        same = notices.of_labels(labels)
+        some = examples[:: len(examples) // _ENOUGH + 1]
+        unread = notices.of_texts(tokenize(prompt.tokenizer, example.text) for example in some)
+    others = [group for group in spelled_alike(labels) if not any(set(group) <= set(asked) for asked in groups)]
+    found = {"similar-labels": same + [spelling_message(group) for group in others], "unreadable-texts": unread}
+    return [Issue(0, "", rule, message, "warning") for rule, messages in found.items() for message in messages]
+
+
+def _base_on_disk(base: str) -> Path | None:
+    """The folder of a base; ``None`` for a hub id that is not in the cache.
+
+    Raises:
+        ModelError: if the base is neither a folder nor a hub id.
+    """
+    if (folder := base_folder(base)) is not None:
+        return folder
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        file = try_to_load_from_cache(base, "tokenizer.json")
+    except ValueError as error:  # what is no hub id, such as a path
+        raise ModelError(f"a base must be {MINI}, an existing folder or a hub id, got {base!r:.80}") from error
+    return Path(file).parent if isinstance(file, str) else None
 
 
 def _show_report(report: ValidationReport) -> None:
@@ -81,8 +137,8 @@ def convert(
 ) -> None:
     """Convert a labeled file to another format.
 
-    OUT is written completely or not at all. Offsets count the code points of the text. `cllmfs validate` reports what
-    looks wrong in IN.
+    OUT is written completely or not at all. Offsets count the code points of the text. What a format cannot hold, such
+    as the ids of records in conll, is counted in a warning. `cllmfs validate` reports what looks wrong in IN.
     """
     written = to_format or (by_suffix(target) or FORMATS["jsonl"]).name
     count = convert_file(

@@ -19,6 +19,8 @@ from typing import Any
 from cllmfs.encoding.tokens import with_word_cuts
 from cllmfs.errors import ModelError
 
+PROMPT_FILE = "cllmfs_prompt.json"  # in the folder of a base
+
 
 @dataclass(frozen=True)
 class PromptTemplate:
@@ -77,6 +79,12 @@ class PromptTemplate:
             raise ModelError(f"{source}: prefix_attention must be causal or bidirectional, got {attention!r}")
         return template
 
+    def question(self, label: str, description: str = "") -> str:
+        """The query for a type in words, given its label and its description, which may be empty."""
+        words = {"label": verbalize(label), "description": description}
+        pattern = self.query_described if description else self.query
+        return re.sub(r"\{(label|description)\}", lambda found: words[found[1]], pattern)
+
     def to_dict(self) -> dict[str, Any]:
         """A record that is ready for JSON."""
         return {**dataclasses.asdict(self), "next": list(self.next), "end": list(self.end)}
@@ -122,9 +130,7 @@ class EncodedPrompt:
         """Ids that ask for a type, given its label and its description, which may be empty."""
         key = (label, description)
         if key not in self._queries:
-            pattern = self.template.query_described if description else self.template.query
-            words = {"label": verbalize(label), "description": description}
-            text = re.sub(r"\{(label|description)\}", lambda found: words[found[1]], pattern)
+            text = self.template.question(label, description)
             # "</s>" in a type's name is text, not the special token that it looks like.
             encoded = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)
             self._queries[key] = list(encoded["input_ids"])

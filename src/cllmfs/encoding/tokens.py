@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import regex
 from tokenizers import Regex, pre_tokenizers
 
 from cllmfs.errors import DataError, ModelError
@@ -21,6 +22,9 @@ from cllmfs.words import SEPARATORS, UNSPACED, clusters, word_units
 # Tokens must not run across these characters: punctuation and symbols (with the space before them), the characters of
 # scripts written without spaces, and separators such as the zero-width space. U+2581 is SentencePiece's space.
 _CUT_PATTERN = r"[ \u2581]?(?:(?!\u2581)[\p{P}\p{S}]" rf"|[{UNSPACED}]|[{SEPARATORS}])" r"[\p{M}\u200d\ufe0f]*"
+
+
+_SEPARATOR = regex.compile(f"[{SEPARATORS}]", regex.V1)
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class TokenizedText:
         char_end: where a span that ends with the token ends in the text (exclusive); -1 where no span may end.
         cases: letter case of the word around the token: 0 without capitals, 1 if only the first letter is a capital, 2
             otherwise. It is a second input of bases whose tokenizer drops case.
+        offsets: (start, end) of the token's visible characters in the text; start >= end for white space.
     """
 
     text: str
@@ -43,6 +48,7 @@ class TokenizedText:
     char_start: tuple[int, ...]
     char_end: tuple[int, ...]
     cases: tuple[int, ...] = ()
+    offsets: tuple[tuple[int, int], ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -122,7 +128,7 @@ def tokenize(tokenizer: Any, text: str, edges: str = "word") -> TokenizedText:
         case = 0 if word == word.lower() else 1 if word[1:] == word[1:].lower() else 2
         cases[begin : final + 1] = [case] * (final + 1 - begin)
     start_ok, end_ok = tuple(start >= 0 for start in char_start), tuple(end >= 0 for end in char_end)
-    return TokenizedText(text, ids, start_ok, end_ok, char_start, char_end, tuple(cases))
+    return TokenizedText(text, ids, start_ok, end_ok, char_start, char_end, tuple(cases), tuple(offsets))
 
 
 def _visible(text: str, start: int, end: int) -> tuple[int, int]:
@@ -138,7 +144,8 @@ def _token_pieces(text: str, offsets: Iterable[tuple[int, int]]) -> list[tuple[i
     for start, end in clusters(text):
         if text[start:end].isspace():
             continue
-        if pieces and pieces[-1][1] == start and start not in cuts:
+        apart = _SEPARATOR.match(text, start) or (pieces and _SEPARATOR.match(text, pieces[-1][0]))
+        if pieces and pieces[-1][1] == start and start not in cuts and not apart:
             pieces[-1] = (pieces[-1][0], end)
         else:
             pieces.append((start, end))

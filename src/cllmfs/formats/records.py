@@ -11,14 +11,17 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 from cllmfs.errors import DataError
 from cllmfs.files import whole_file
+from cllmfs.formats.rules.offsets import Stated
 from cllmfs.schema import Example
 
 _BOM = b"\xef\xbb\xbf"
+_CHUNK = 1 << 16  # bytes that are read at once, if they are there
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,11 @@ class Record:
 
 @dataclass
 class Draft:
-    """A record while it is read. Its tags are interpreted only after the whole file, which determines their scheme."""
+    """A record while it is read.
+
+    Its tags are interpreted only after the whole file, which determines their scheme; so are offsets that contradict
+    their texts.
+    """
 
     line: int
     source: str
@@ -66,6 +73,11 @@ class Draft:
     tags: list[str] | None = None
     lines: list[int] = field(default_factory=list)  # line of each token
     tag_field: str = "tag"  # with {} for the index if one line holds all the tags
+    spaces: list[bool] | None = None  # whether a space follows each token; None: the scripts decide
+    stated: list[Stated] = field(default_factory=list)  # spans that state their texts
+    annotated: frozenset[str] | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+    answer: str | None = None  # the annotator's answer, if it says that the record is no gold
 
     def error(self, field: str, rule: str, message: str, line: int | None = None) -> None:
         """Add an error; the line is the record's first unless given."""
@@ -117,21 +129,53 @@ def read_lines(path: str | Path) -> Iterator[tuple[int, str | Issue]]:
     Raises:
         DataError: if the file cannot be opened or read.
     """
-    with contextlib.nullcontext(sys.stdin.buffer) if str(path) == "-" else _open(path) as handle:
-        before = 0
-        for number, raw in enumerate(handle, 1):
+    for group in line_groups(path):
+        yield from group
+
+
+def line_groups(path: str | Path) -> Iterator[list[tuple[int, str | Issue]]]:
+    """As :func:`read_lines`, but the lines that arrive together are together; a group has at least one line.
+
+    From a pipe, a group comes as soon as its lines are there, whatever is still to come.
+    """
+    number, before = 0, 0
+    for raws in _arriving(path):
+        group: list[tuple[int, str | Issue]] = []
+        for raw in raws:
+            number += 1
             if problem := _not_text(raw, first=number == 1):
-                yield number, Issue(number, "", "bad-encoding", problem)
+                yield [*group, (number, Issue(number, "", "bad-encoding", problem))]
                 return
-            skipped = len(_BOM) if number == 1 and raw.startswith(_BOM) else 0
-            try:
-                yield number, raw[skipped:].removesuffix(b"\n").removesuffix(b"\r").decode("utf-8")
-            except UnicodeDecodeError as error:
-                at = skipped + error.start
-                byte = f"0x{raw[at]:02x} (byte {at + 1} of the line, {before + at + 1} of the file)"
-                hint = "convert the file, for instance with iconv -f WINDOWS-1252 -t UTF-8"
-                yield number, Issue(number, "", "bad-encoding", f"files must be UTF-8, got the byte {byte}; {hint}")
-            before += len(raw)
+            group.append((number, _decoded(number, raw, before)))
+            before += len(raw) + 1
+        yield group
+
+
+def _arriving(path: str | Path) -> Iterator[list[bytes]]:
+    """Lines without their line feeds, those together that one read brings."""
+    source: contextlib.AbstractContextManager[Any] = _open(path) if str(path) != "-" else _stdin()
+    with source as handle:
+        begun: list[bytes] = []  # the parts of a line that has not ended
+        while chunk := handle.read1(_CHUNK):
+            first, *others = chunk.split(b"\n")
+            begun.append(first)
+            if others:
+                yield [b"".join(begun), *others[:-1]]
+                begun = [others[-1]]
+        if any(begun):
+            yield [b"".join(begun)]
+
+
+def _decoded(number: int, raw: bytes, before: int) -> str | Issue:
+    """The text of a line that ``before`` bytes of the file precede, or why there is none."""
+    skipped = len(_BOM) if number == 1 and raw.startswith(_BOM) else 0
+    try:
+        return raw[skipped:].removesuffix(b"\r").decode("utf-8")
+    except UnicodeDecodeError as error:
+        at = skipped + error.start
+        byte = f"0x{raw[at]:02x} (byte {at + 1} of the line, {before + at + 1} of the file)"
+        hint = "convert the file, for instance with iconv -f WINDOWS-1252 -t UTF-8"
+        return Issue(number, "", "bad-encoding", f"files must be UTF-8, got the byte {byte}; {hint}")
 
 
 def text_lines(path: str | Path) -> Iterator[tuple[int, str]]:
@@ -142,7 +186,11 @@ def text_lines(path: str | Path) -> Iterator[tuple[int, str]]:
         yield number, line
 
 
-def _open(path: str | Path) -> BinaryIO:
+def _stdin() -> contextlib.AbstractContextManager[Any]:
+    return contextlib.nullcontext(sys.stdin.buffer)
+
+
+def _open(path: str | Path) -> BufferedReader:
     try:
         return open(path, "rb")
     except OSError as error:

@@ -29,6 +29,7 @@ class Format:
         suffixes: file suffixes, in lower case, that mean this format.
         recognizes: whether a source without a known suffix is of this format; ``None`` if that cannot be seen.
         read_found: replaces ``read`` if the format was found and not asked for.
+        lost: what an example loses when it is written in this format, in words; by default nothing.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Format:
     suffixes: tuple[str, ...] = ()
     recognizes: Callable[[Source], bool] | None = None
     read_found: Callable[[Source], Iterable[Draft]] | None = None
+    lost: Callable[[Example], Iterable[str]] = lambda _: ()
 
 
 FORMATS: dict[str, Format] = {
@@ -50,9 +52,14 @@ FORMATS: dict[str, Format] = {
             recognizes=jsonl.looks_like_json,
             read_found=partial(jsonl.read_json, None),  # the keys of each record show its kind
         ),
-        Format("tokens", partial(jsonl.read_json, "tokens"), partial(write_lines, jsonl.tokens_line)),
-        Format("tags", partial(jsonl.read_json, "tags"), partial(write_lines, jsonl.tags_line)),
-        Format("conll", conll.read_columns, partial(write_lines, conll.sentence_block), suffixes=conll.SUFFIXES),
+        Format(
+            "tokens",
+            partial(jsonl.read_json, "tokens"),
+            partial(write_lines, jsonl.tokens_line),
+            lost=jsonl.lost,
+        ),
+        Format("tags", partial(jsonl.read_json, "tags"), partial(write_lines, jsonl.tags_line), lost=jsonl.lost),
+        Format("conll", conll.read_columns, conll.write_columns, suffixes=conll.SUFFIXES, lost=conll.lost),
     )
 }
 """All formats by name, in the order in which they are listed and tried."""

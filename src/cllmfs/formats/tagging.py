@@ -19,15 +19,29 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 
+import regex
+
 from cllmfs.errors import ConfigError, DataError
+from cllmfs.formats.rules.offsets import short
 from cllmfs.schema import Example, Span
-from cllmfs.words import word_units
+from cllmfs.words import UNSPACED, word_units
 
 TokenSpan = tuple[int, int, str]
 """First token, one past the last token, label."""
 
 SCHEMES: dict[str, str] = {"iob1": "BI", "iob2": "BI", "io": "I", "bioes": "BIES", "bilou": "BILU"}
 """The prefixes that each scheme may use besides O."""
+
+# No space lies between two characters of which one is of a script written without spaces or is punctuation of such
+# scripts, and the other is so, too, or is other punctuation; nor between a digit and a Chinese or Japanese character.
+_CJK = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}"
+_TIGHT = rf"[{UNSPACED}\u3001-\u303f\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65]"
+_NEXT_TO_TIGHT = rf"[{UNSPACED}\u3001-\u303f\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65\p{{P}}]"
+_JOINED = regex.compile(
+    rf"{_TIGHT}{_NEXT_TO_TIGHT}|{_NEXT_TO_TIGHT}{_TIGHT}|\p{{Nd}}[{_CJK}]|[{_CJK}]\p{{Nd}}", regex.V1
+)
+_ANY_TIGHT = regex.compile(_TIGHT, regex.V1)
+_UNSPACED = regex.compile(f"[{UNSPACED}]", regex.V1)
 
 _ALIASES = {"bio": "iob2", "iobes": "bioes"}
 _PREFIXES = "BIESLU"
@@ -51,9 +65,12 @@ def tag_problem(tag: str, scheme: str | None = None) -> tuple[str, str] | None:
     if not dash or len(prefix) != 1 or prefix not in allowed:
         place = "" if scheme is None else f" in scheme {scheme}"
         forms = ", ".join(f"{letter}-TYPE" for letter in allowed)
-        return "bad-tag", f"a tag{place} is O or one of {forms}, got {tag!r}"
+        return "bad-tag", f"a tag{place} is O or one of {forms}, got {short(tag)}"
     if not label.strip():
-        return "empty-label", f"a tag's type must not be empty, got {tag!r}; write O or a type, such as {prefix}-PER"
+        return (
+            "empty-label",
+            f"a tag's type must not be empty, got {short(tag)}; write O or a type, such as {prefix}-PER",
+        )
     return None
 
 
@@ -154,13 +171,39 @@ def tags_of_spans(spans: Iterable[TokenSpan], length: int, scheme: str = "iob2")
     return tags
 
 
-def example_of_tokens(tokens: list[str], spans: Iterable[TokenSpan], text: object, source: str) -> Example:
-    """The example of these tokens and spans; ``text`` is kept if the tokens make it up, else a space joins them."""
+def example_of_tokens(
+    tokens: list[str],
+    spans: Iterable[TokenSpan],
+    text: object,
+    source: str | None = None,
+    spaces: Sequence[bool] | None = None,
+) -> Example:
+    """The example of these tokens and spans.
+
+    Args:
+        tokens, spans, source: as for :meth:`cllmfs.schema.Example.from_tokens`.
+        text: kept if the tokens make it up; otherwise the tokens are joined.
+        spaces: for each token, whether a space follows it; by default as :func:`spaces_between` tells.
+    """
     offsets = align_tokens(text, tokens) if isinstance(text, str) else None
     if not isinstance(text, str) or offsets is None:
-        return Example.from_tokens(tokens, spans, source)
+        return Example.from_tokens(tokens, spans, source, spaces_between(tokens) if spaces is None else spaces)
     made = tuple(Span(offsets[first][0], offsets[end - 1][1], label) for first, end, label in spans)
     return Example(text, made, tuple(offsets), source)
+
+
+def spaces_between(tokens: Sequence[str]) -> list[bool]:
+    """For each token, whether a space follows it in a text of its script; one follows the last token, too.
+
+    Tokens of scripts that are written without spaces (:data:`cllmfs.words.UNSPACED`) and the punctuation beside them
+    touch each other. So do all the tokens of a sentence in such a script that is given character by character.
+    """
+    if _ANY_TIGHT.search("".join(tokens)) is None:  # as in most texts, and this is much faster
+        return [True] * len(tokens)
+    if all(len(token) == 1 for token in tokens) and any(map(_UNSPACED.match, tokens)):
+        return [False] * (len(tokens) - 1) + [True]
+    pairs = (one[-1:] + other[:1] for one, other in zip(tokens, [*tokens, ""][1:], strict=True))
+    return [_JOINED.fullmatch(pair) is None for pair in pairs]
 
 
 def align_tokens(text: str, tokens: Iterable[str]) -> list[tuple[int, int]] | None:
@@ -184,8 +227,7 @@ def tokenized(example: Example) -> tuple[list[str], list[TokenSpan]]:
         DataError: if a span covers white space only, or two spans differ in white space only.
     """
     text = example.text
-    edges = sorted({edge for span in example.spans for edge in (span.start, span.end)})
-    pieces = [piece for token in token_offsets(example) for piece in _split_at(text, token, edges)]
+    pieces = token_pieces(example)
     starts, ends = [start for start, _ in pieces], [end for _, end in pieces]
     spans: list[TokenSpan] = []
     for span in example.spans:
@@ -196,6 +238,14 @@ def tokenized(example: Example) -> tuple[list[str], list[TokenSpan]]:
             raise DataError(f"spans must differ in their tokens, got {span.key} and another on {found}", field="spans")
         spans.append(found)
     return [text[start:end] for start, end in pieces], spans
+
+
+def token_pieces(example: Example) -> list[tuple[int, int]]:
+    """(start, end) of each token of :func:`tokenized`."""
+    if not example.spans:
+        return list(token_offsets(example))
+    edges = sorted({edge for span in example.spans for edge in (span.start, span.end)})
+    return [piece for token in token_offsets(example) for piece in _split_at(example.text, token, edges)]
 
 
 def token_offsets(example: Example) -> Sequence[tuple[int, int]]:

@@ -4,24 +4,29 @@ Knows the rules below. The formats themselves check those that make a record unr
 the records that could be read. Corrects nothing.
 
     errors     bad-json, bad-encoding, missing-field, wrong-type, offset-out-of-range, empty-span, empty-label,
-               duplicate-span, bad-tag, empty-file, unknown-label, conflicting-duplicate, overlap (spans that cross),
-               off-token-edge (where the record gives its own tokens)
-    warnings   damaged-tags, mention-mismatch, span-edge-whitespace, duplicate-text, empty-text, overlap (nested, or the
-               same place with two labels), off-token-edge (an edge inside a word)
+               duplicate-span, bad-tag, numbered-tokens, empty-file, unknown-label, not-annotated (a label that is not
+               among the record's "labels"), mention-mismatch (the offsets hold another text than the span states),
+               conflicting-duplicate, overlap (spans that cross), off-token-edge (where the record gives its own
+               tokens), left-out (no record was accepted)
+    warnings   damaged-tags, mention-mismatch (white space or normalization only), span-edge-whitespace, duplicate-text,
+               seen-elsewhere (a sentence of another file), empty-text, left-out (records that were not accepted),
+               overlap (nested, or the same place with two labels), off-token-edge (an edge inside a word)
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from cllmfs.formats.reading import parse_file
 from cllmfs.formats.records import Issue, source_name
+from cllmfs.formats.rules.offsets import short
+from cllmfs.formats.rules.repeats import repeats, sentence_key
 from cllmfs.formats.tagging import token_offsets
-from cllmfs.schema import Example, LabelSet, mentions
+from cllmfs.schema import Example, LabelSet, mentions, visible_part
 
 _Finding = tuple[str, str, str]  # rule, severity, message
 
@@ -68,13 +73,21 @@ class ValidationReport:
 
 
 def validate_file(
-    path: str | Path, *, labels: LabelSet | None = None, format: str | None = None, scheme: str | None = None
+    path: str | Path,
+    *,
+    labels: LabelSet | None = None,
+    format: str | None = None,
+    scheme: str | None = None,
+    against: Iterable[str | Path] = (),
+    also: Callable[[Sequence[Example]], Iterable[Issue]] | None = None,
 ) -> ValidationReport:
     """Check a labeled file by every rule in the module's docstring.
 
     Args:
         path, format, scheme: as for :func:`cllmfs.formats.read_examples`.
         labels: the labels that may occur; ``None`` allows all.
+        against: other labeled files, such as the test set, which should have no sentence of this one.
+        also: finds further issues in all examples, such as what depends on a base.
 
     Raises:
         ConfigError: if format or scheme is unknown.
@@ -82,7 +95,7 @@ def validate_file(
     """
     issues: list[Issue] = []
     examples: list[Example] = []
-    seen: dict[str, tuple[int, Example]] = {}
+    lines: list[int] = []
     tokens = 0
     records = parse_file(path, format, scheme)
     for record in records:
@@ -90,11 +103,17 @@ def validate_file(
         if (example := record.example) is None:
             continue
         examples.append(example)
+        lines.append(record.line)
         units = token_offsets(example)
         tokens += len(units)
         found = [("spans", *one) for one in _span_findings(example, units, labels)]
-        found += [("text", *one) for one in _text_findings(record.line, example, seen)]
+        if not example.text.strip():
+            message = "a text should contain more than white space; remove the record"
+            found.append(("text", "empty-text", "warning", message))
         issues += [Issue(record.line, field, rule, message, severity) for field, rule, severity, message in found]
+    issues += _repeated(examples, lines)
+    issues += _elsewhere(examples, lines, against)
+    issues += also(examples) if also else ()
     return ValidationReport(
         source=source_name(path),
         issues=tuple(sorted(issues, key=lambda issue: issue.line)),
@@ -112,20 +131,24 @@ def _span_findings(example: Example, units: Collection[tuple[int, int]], labels:
     inside = {offset for start, end in units for offset in range(start + 1, end)}
     given = example.token_offsets is not None
     for span in example.spans:
-        mention = example.text[span.start : span.end]
-        shown = f"{mention!r} ({span.start} to {span.end}, {span.label})"
-        if mention != mention.strip():
+        shown = f"{short(example.text[span.start : span.end])} ({span.start} to {span.end}, {span.label:.60})"
+        start, end = visible_part(example.text, span.start, span.end)
+        if start == end:
+            yield "empty-span", "error", f"a span must hold more than white space, got {shown}; remove it"
+        elif (start, end) != (span.start, span.end):
             yield "span-edge-whitespace", "warning", f"a span should not begin or end with white space, got {shown}"
         if given and (span.start not in starts or span.end not in ends):
             message = f"a span must begin and end at the edge of a token of its record, got {shown}"
             yield "off-token-edge", "error", message
         elif not given and (span.start in inside or span.end in inside):
             yield "off-token-edge", "warning", f"a span should begin and end at the edge of a word, got {shown}"
-        if labels is not None and span.label not in labels:
-            close = difflib.get_close_matches(span.label, list(labels), n=1)
+    asked = [span.label for span in example.spans] + sorted((example.annotated or set()) - example.labels)
+    for label in asked if labels is not None else ():
+        if labels is not None and label not in labels:
+            close = difflib.get_close_matches(label, list(labels), n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
             known = ", ".join(labels)
-            yield "unknown-label", "error", f"a label must be one of: {known}; got {span.label!r}{hint}"
+            yield "unknown-label", "error", f"a label must be one of: {known:.400}; got {short(label)}{hint}"
     yield from _overlaps(example)
 
 
@@ -135,7 +158,7 @@ def _overlaps(example: Example) -> Iterator[_Finding]:
         for second in spans[index + 1 :]:
             if second.start >= first.end:
                 break
-            pair = f"{first.key} and {second.key}"
+            pair = f"{first.key!s:.80} and {second.key!s:.80}"
             if (first.start, first.end) == (second.start, second.end):
                 yield "overlap", "warning", f"the same place should have only one label, got {pair}"
             elif first.start == second.start or second.end <= first.end:
@@ -144,16 +167,28 @@ def _overlaps(example: Example) -> Iterator[_Finding]:
                 yield "overlap", "error", f"spans must not cross, got {pair}"
 
 
-def _text_findings(line: int, example: Example, seen: dict[str, tuple[int, Example]]) -> Iterator[_Finding]:
-    """The rules for texts; ``seen`` collects the first line and example of each text."""
-    if not example.text.strip():
-        yield "empty-text", "warning", "a text should contain more than white space; remove the record"
-        return
-    first_line, first = seen.setdefault(example.text, (line, example))
-    if first is example:
-        return
-    if first.spans == example.spans:
-        yield "duplicate-text", "warning", f"a text should occur only once; it is also on line {first_line}"
-    else:
-        message = f"the same text must have the same spans; on line {first_line} it has others: keep one of the two"
-        yield "conflicting-duplicate", "error", message
+def _repeated(examples: Sequence[Example], lines: Sequence[int]) -> Iterator[Issue]:
+    """The texts that occur more than once in the file."""
+    for one in repeats(examples):
+        line, first = lines[one.number], lines[one.earlier]
+        if one.conflict:
+            who = one.annotators and f"{one.annotators}: "
+            message = f"{who}the same text must have the same spans; on line {first} it has others: keep one of the two"
+            yield Issue(line, "text", "conflicting-duplicate", message)
+        else:
+            message = f"a text should occur only once; it is also on line {first}"
+            yield Issue(line, "text", "duplicate-text", message, "warning")
+
+
+def _elsewhere(examples: Sequence[Example], lines: Sequence[int], against: Iterable[str | Path]) -> Iterator[Issue]:
+    """The sentences that other files have, too, whatever their white space and case."""
+    known: dict[str, str] = {}
+    for path in against:
+        for record in parse_file(path):
+            if record.example is not None:
+                known.setdefault(sentence_key(record.example.text), f"{source_name(path)}:{record.line}")
+    known.pop("", None)
+    for example, line in zip(examples, lines, strict=True):
+        if place := known.get(sentence_key(example.text)):
+            message = f"a sentence should not be both learned and scored; it is also in {place}"
+            yield Issue(line, "text", "seen-elsewhere", message, "warning")
