@@ -93,8 +93,11 @@ def test_toml_explains_each_section_and_each_setting() -> None:
     for setting, (above, line) in zip(SETTINGS, settings, strict=True):
         assert line.startswith(f"{setting.name} = ")
         assert above.startswith(f"# {setting.help}")
-    assert "# allow spans inside spans\nnested = false\n" in Config().to_toml()
-    assert '(word | token)\nedges = "word"\n' in Config().to_toml()
+    assert (
+        'inside spans; auto does so where those of the shots nest (auto | true | false)\nnested = "auto"\n'
+        in Config().to_toml()
+    )
+    assert '(auto | word | token)\nedges = "auto"\n' in Config().to_toml()
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=[f"{one.section}.{one.name}" for one in SETTINGS])
@@ -236,10 +239,10 @@ SET_ERRORS = [
     ("train.learning_rate=fast", "train.learning_rate must be a number, got 'fast'"),
     ("train.learning_rate=nan", "train.learning_rate must be a finite number, got nan"),
     ("runtime.threshold=-inf", "runtime.threshold must be a finite number, got -inf"),
-    ("spans.nested=yes", "spans.nested must be true or false, got 'yes'"),
+    ("spans.nested=yes", "spans.nested must be one of auto, true, false, got 'yes'"),
     ("train.steps=3\nx=1", "train.steps must be a whole number, got '3\\nx=1'"),
     ("train.seed=99999999999999999999", "train.seed must be at most 9223372036854775807, got 99999999999999999999"),
-    ("spans.edges=chars", "spans.edges must be one of word, token, got 'chars'"),
+    ("spans.edges=chars", "spans.edges must be one of auto, word, token, got 'chars'"),
     ("train.batch_tokens=0", "train.batch_tokens must be at least 1, got 0"),
     ("train.replay=-2", "train.replay must be at least 0, got -2"),
     ("lora.keep=1.5", "lora.keep must be at most 1.0, got 1.5"),
@@ -266,8 +269,8 @@ def test_what_the_command_line_refuses(assignment: str, message: str) -> None:
         ({"train": {"swap_mentions": True}}, "train.swap_mentions must be a number, got True"),
         ({"train": {"swap_mentions": "0.1"}}, "train.swap_mentions must be a number, got '0.1'"),
         ({"train": {"swap_mentions": 2}}, "train.swap_mentions must be at most 1.0, got 2"),
-        ({"spans": {"nested": 1}}, "spans.nested must be true or false, got 1"),
-        ({"spans": {"nested": "true"}}, "spans.nested must be true or false, got 'true'"),
+        ({"spans": {"nested": 1}}, "spans.nested must be one of auto, true, false, got 1"),
+        ({"spans": {"nested": "true"}}, "spans.nested must be one of auto, true, false, got 'true'"),
         ({"lora": {"targets": 1}}, "lora.targets must be a string, got 1"),
         ({"prompt": {"order": 1}}, "prompt.order must be one of sentence-first, type-first, got 1"),
         ({"runtime": {"threshold": float("inf")}}, "runtime.threshold must be a finite number, got inf"),
@@ -331,3 +334,16 @@ def test_a_file_is_named_in_its_errors(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         Config.from_toml(path)
     assert str(caught.value) == f"{path}: unknown setting train.step; [train] has {NAMES['train']}"
+
+
+def test_settings_that_have_moved_are_read_from_where_they_were(tmp_path: Path) -> None:
+    old = ["decode.threshold=0.45", "decode.nested=true", "decode.edges=token", "model.weights=bf16"]
+    new = ["runtime.threshold=0.45", "spans.nested=true", "spans.edges=token", "runtime.weights=bf16"]
+    assert Config().with_settings(old) == Config().with_settings(new)
+    tables = {"decode": {"threshold": 0.45, "nested": True, "edges": "token"}, "model": {"weights": "bf16"}}
+    assert Config.from_dict(tables) == Config().with_settings(new)
+    assert Config.from_dict({"runtime": {"batch_tokens": 7}, **tables}).runtime.batch_tokens == 7
+    with pytest.raises(ConfigError, match="unknown section 'decode'"):
+        Config().with_settings(["decode.open_at=0.1"])
+    with pytest.raises(ConfigError, match=r"unknown section \[decode\]"):
+        Config.from_dict({"decode": {"open_at": 0.1}})

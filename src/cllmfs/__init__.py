@@ -1,6 +1,7 @@
 """Few-shot named entity recognition with a causal LLM: few labeled sentences in, exact spans out.
 
-:class:`EntityRecognizer` is imported when it is first used, so that ``import cllmfs`` does not load torch.
+:class:`EntityRecognizer` and :class:`Risk` are imported when they are first used, so that ``import cllmfs`` does not
+load torch.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from cllmfs.formats import read_examples
 from cllmfs.schema import Document, Example, LabelSet, Span
 
 if TYPE_CHECKING:
+    from cllmfs.assurance.guarantee import Risk
     from cllmfs.recognizer import EntityRecognizer
 
 __version__ = "0.1.0"
@@ -25,6 +27,7 @@ __all__ = [
     "EntityRecognizer",
     "Example",
     "LabelSet",
+    "Risk",
     "Span",
     "read_examples",
     "sample_k_shot",
@@ -36,4 +39,8 @@ def __getattr__(name: str) -> Any:
         from cllmfs.recognizer import EntityRecognizer
 
         return EntityRecognizer
+    if name == "Risk":
+        from cllmfs.assurance.guarantee import Risk
+
+        return Risk
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

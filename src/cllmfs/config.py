@@ -10,7 +10,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self, get_args
+from typing import Annotated, Any, Literal, NamedTuple, Self, get_args, get_origin
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -54,10 +54,14 @@ class PromptConfig(_Section):
 class SpansConfig(_Section):
     """What counts as a span."""
 
-    edges: Literal["word", "token"] = Field(
-        "word", description="where a span may begin and end: at the edges of words, or of any token"
+    edges: Literal["auto", "word", "token"] = Field(
+        "auto",
+        description="where a span may begin and end: at the edges of words, or of any token; auto lets the shots "
+        "decide",
     )
-    nested: bool = Field(False, description="allow spans inside spans")
+    nested: Literal["auto"] | bool = Field(
+        "auto", description="allow spans inside spans; auto does so where those of the shots nest"
+    )
 
 
 class LoraConfig(_Section):
@@ -116,6 +120,11 @@ class TrainConfig(_Section):
         description="number format of the computation in training; auto uses bf16 where the device computes in it; "
         "prediction computes in the format of the weights",
     )
+    retention: bool = Field(
+        True,
+        description="measure how well other types are found before and after training, if the base was trained for "
+        "extraction",
+    )
     seed: int = Field(0, ge=0, le=2**63 - 1, description="seed of every random choice")
 
 
@@ -157,6 +166,13 @@ class RuntimeConfig(_Section):
 SECTIONS: dict[str, type[_Section]] = {kind.section(): kind for kind in _Section.__subclasses__()}
 FIXED = tuple(name for name in SECTIONS if name != "runtime")
 
+# Settings that earlier versions had in another section, with the sections of then and now.
+MOVED = {
+    "weights": ("model", "runtime"),
+    **{name: ("decode", "runtime") for name in ("threshold", "batch_tokens", "window_tokens", "overlap_tokens")},
+    **{name: ("decode", "spans") for name in ("edges", "nested")},
+}
+
 # The paper's method (arXiv 2408.12834) without what this project adds: one query for each type, the type before the
 # sentence, a contrastive and an adversarial term. Rank and alpha come from the public code that the method grew out of.
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
@@ -180,7 +196,7 @@ class Setting(NamedTuple):
     name: str
     default: Any
     help: str
-    choices: tuple[str, ...]
+    choices: tuple[str | bool, ...]
     low: float | None
     high: float | None
 
@@ -195,8 +211,20 @@ def list_settings() -> Iterator[Setting]:
     for section, kind in SECTIONS.items():
         for name, spec in kind.model_fields.items():
             bounds = {key: getattr(each, key) for each in spec.metadata for key in ("ge", "le") if hasattr(each, key)}
-            low, high, choices = bounds.get("ge"), bounds.get("le"), get_args(spec.annotation)
+            low, high, choices = bounds.get("ge"), bounds.get("le"), _choices(spec.annotation)
             yield Setting(section, name, spec.default, spec.description or "", choices, low, high)
+
+
+def _choices(annotation: Any) -> tuple[str | bool, ...]:
+    """The values that a setting of this type may have; empty if they are not a few strings."""
+    if get_origin(annotation) is Literal:
+        return tuple(get_args(annotation))
+    return tuple(value for kind in get_args(annotation) for value in _choices(kind) or ((True, False) * (kind is bool)))
+
+
+def written(value: str | bool) -> str:
+    """A value as it is written in TOML and on the command line, without quotes."""
+    return str(value).lower() if isinstance(value, bool) else value
 
 
 class Config(BaseModel):
@@ -231,11 +259,11 @@ class Config(BaseModel):
         if not isinstance(values, Mapping):
             raise ConfigError(f"{source}: settings must be a mapping of sections, got {values!r:.60}")
         sections = {}
-        for name, content in values.items():
+        for name, content in _in_their_sections(values).items():
             if name not in SECTIONS:
                 raise ConfigError(f"{source}: unknown section [{name}]; there are {', '.join(SECTIONS)}")
             if not isinstance(content, Mapping):
-                raise ConfigError(f"{source}: [{name}] must be a table of settings, got {content!r}")
+                raise ConfigError(f"{source}: [{name}] must be a table of settings, got {content!r:.60}")
             known = SECTIONS[name].model_fields
             for key in content:
                 if key not in known:
@@ -252,8 +280,8 @@ class Config(BaseModel):
         """
         try:
             values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise ConfigError(f"{path}: a config must be a readable TOML file in UTF-8: {error}") from error
+        except (OSError, ValueError, RecursionError) as error:
+            raise ConfigError(f"{path}: a config must be a readable TOML file in UTF-8: {error!s:.200}") from error
         return cls.from_dict(values, str(path))
 
     @classmethod
@@ -279,7 +307,7 @@ class Config(BaseModel):
             if setting.section != section:
                 section = setting.section
                 lines += [*([""] if lines else []), f"# {SECTIONS[section].__doc__}", f"[{section}]"]
-            choices = f" ({' | '.join(setting.choices)})" if setting.choices else ""
+            choices = f" ({' | '.join(map(written, setting.choices))})" if setting.choices else ""
             value = getattr(getattr(self, section), setting.name)
             lines += [f"# {setting.help}{choices}", tomli_w.dumps({setting.name: value}).strip()]
         return "\n".join([*lines, ""])
@@ -296,14 +324,36 @@ class Config(BaseModel):
             section, dot, name = path.strip().partition(".")
             if not (equals and dot):
                 raise ConfigError(f"--set takes section.name=value, got {assignment!r}")
+            section = moved_to(section, name)
             if section not in SECTIONS:
                 raise ConfigError(f"--set: unknown section {section!r}; there are {', '.join(SECTIONS)}")
-            values[section][name] = parse_value(text, getattr(SECTIONS[section].model_fields.get(name), "default", ""))
+            field = SECTIONS[section].model_fields.get(name)
+            named = {written(value): value for value in (_choices(field.annotation) if field else ())}
+            value = parse_value(text, getattr(field, "default", ""))
+            values[section][name] = named.get(text.strip().lower(), value) if named else value
         return self.from_dict(values, "--set")
 
     def with_runtime(self, runtime: RuntimeConfig | None) -> Self:
         """The same settings with another ``runtime`` section, where one is given."""
         return self if runtime is None else type(self)(**{**dict(self), "runtime": runtime})
+
+
+def moved_to(section: str, name: str) -> str:
+    """The section in which a setting is now; the same, unless it has moved."""
+    before, after = MOVED.get(name, ("", ""))
+    return after if section == before else section
+
+
+def _in_their_sections(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The same tables, with settings that have moved in their new sections."""
+    tables: dict[str, Any] = {}
+    for section, content in values.items():
+        if section in SECTIONS or not isinstance(content, Mapping) or not content:
+            tables[section] = {**tables.get(section, {}), **content} if isinstance(content, Mapping) else content
+            continue
+        for name, value in content.items():
+            tables.setdefault(moved_to(section, name), {})[name] = value
+    return tables
 
 
 def parse_value(text: str, like: Any) -> Any:
@@ -330,7 +380,9 @@ def _message(kind: type[_Section], error: ErrorDetails) -> str:
     if problem == "extra_forbidden":
         return f"unknown setting {path}; [{section}] has {', '.join(kind.model_fields)}"
     if problem == "literal_error":
-        return f"{path} must be one of {', '.join(get_args(kind.model_fields[str(name)].annotation))}, {got}"
+        return (
+            f"{path} must be one of {', '.join(map(written, _choices(kind.model_fields[str(name)].annotation)))}, {got}"
+        )
     if problem == "finite_number":
         return f"{path} must be a finite number, {got}"
     if "ge" in context or "le" in context:

@@ -68,8 +68,8 @@ def test_the_table(systems: dict[str, list[Run]]) -> None:
         ["alpha", "5", "20.0", "42.0 ± 2.8 (2)", "33.0 ± 4.2 (2)", "+9.0"],
         ["beta", "1", "-", "-", "-", "-"],
         ["beta", "5", "-", "60.0 (1)", "50.0 (1)", "+10.0"],
-        ["average of 1 of 2", "1", "20.0", "-", "10.0", "-"],
-        ["average of 2", "5", "-", "51.0", "41.5", "+9.5"],
+        ["average of 1 of 2", "1", "20.0", "-", "10.0 (1)", "-"],
+        ["average of 2", "5", "-", "51.0 (1 to 2)", "41.5 (1 to 2)", "+9.5"],
     ]
 
 
@@ -77,7 +77,7 @@ def test_a_system_without_a_data_set_has_no_average(systems: dict[str, list[Run]
     systems["peer"] = [Run("alpha", 5, 0, 35.0, 10, "a5-0")]
     _, _, alpha, _, beta, *_, last = tables.f1_table(systems, "token classifier")
     assert alpha[-2:] == ["35.0 (1)", "+9.0"] and beta[-2:] == ["-", "+10.0"]
-    assert last == ["average of 2", "5", "-", "51.0", "41.5", "-", "+9.5"]
+    assert last == ["average of 2", "5", "-", "51.0 (1 to 2)", "41.5 (1 to 2)", "-", "+9.5"]
 
 
 def test_nothing_in_common_is_no_average() -> None:
@@ -89,7 +89,7 @@ def test_supports_that_are_not_shared_make_no_difference() -> None:
     systems = {"a": [Run("alpha", 5, 0, 30.0, 10, "s")], "b": [Run("alpha", 5, 1, 50.0, 10, "s")]}
     assert tables.f1_table(systems, "b")[1:] == [
         ["alpha", "5", "30.0 (1)", "50.0 (1)", "-"],
-        ["average of 1", "5", "30.0", "50.0", "-"],
+        ["average of 1", "5", "30.0 (1)", "50.0 (1)", "-"],
     ]
 
 
@@ -141,9 +141,9 @@ def test_time_is_the_median_of_the_runs() -> None:
     assert tables.costs(systems) == [
         ["figure", "k", "a"],
         ["seconds of learning", "1", "-"],
-        ["seconds of learning", "5", "30"],
+        ["seconds of learning", "5", "30 (3)"],
         ["sentences per second", "1", "-"],
-        ["sentences per second", "5", "4"],
+        ["sentences per second", "5", "4 (3)"],
     ]
     assert tables.costs({"b": systems["b"]}) == []
 
@@ -378,10 +378,59 @@ def test_differences_are_sorted_by_size() -> None:
     assert [row[0] for row in tables.differences(systems, "a")[1:]] == ["c", "d", "b"]
 
 
-def test_a_limit_is_stated(tmp_path: Path) -> None:
-    for limit, text in ((None, "every sentence of the test split"), (10, "the first 10 sentences of the test split")):
-        report.write_report(put(tmp_path / "results", *RUNS, limit=limit), tmp_path / "page.md", plot=False)
-        assert f"are asked of {text}." in (tmp_path / "page.md").read_text(encoding="utf-8")
+ALPHA, BETA, GAMMA = (("a", name, 5, 0, "test", (40, 60, 60), 10, name, None) for name in ("alpha", "beta", "gamma"))
+
+
+@pytest.mark.parametrize(
+    ("runs", "stated"),
+    [
+        ([(ALPHA, None)], "every sentence of the test split of alpha (10)"),
+        ([(ALPHA, None), (BETA, None)], "every sentence of the test split of alpha (10) and beta (10)"),
+        ([(ALPHA, 10)], "the first 10 sentences of the test split of alpha"),
+        ([(ALPHA, 11)], "every sentence of the test split of alpha (10)"),  # the split ends before the limit
+        ([(ALPHA, 10), (BETA, 10)], "the first 10 sentences of the test split of alpha and beta"),
+        (
+            [(ALPHA, None), (BETA, 10), (GAMMA, None)],
+            "every sentence of the test split of alpha (10) and gamma (10), "
+            "and on the first 10 sentences of the test split of beta",
+        ),
+        (
+            [(ALPHA, 10), ((*BETA[:6], 1200, *BETA[7:]), 1200)],
+            "the first 10 sentences of the test split of alpha, "
+            "and on the first 1,200 sentences of the test split of beta",
+        ),
+        # Another system had no limit and scored as many: the split has no more.
+        ([(ALPHA, 10), (("b", *ALPHA[1:]), None)], "every sentence of the test split of alpha (10)"),
+    ],
+)
+def test_the_scored_sentences_are_stated(runs: list[tuple[Any, int | None]], stated: str, tmp_path: Path) -> None:
+    for run, limit in runs:
+        put(tmp_path / "results", run, limit=limit)
+    report.write_report(tmp_path / "results", tmp_path / "page.md", plot=False)
+    assert f"The systems are scored on {stated}. All types" in (tmp_path / "page.md").read_text(encoding="utf-8")
+
+
+def test_the_split_is_stated(tmp_path: Path) -> None:
+    put(tmp_path / "results", *RUNS, limit=7)
+    report.write_report(tmp_path / "results", tmp_path / "page.md", split="dev", plot=False)
+    page = (tmp_path / "page.md").read_text(encoding="utf-8")
+    assert "The systems are scored on the first 7 sentences of the dev split of alpha." in page
+    assert "test split" not in page and "beta" not in page
+
+
+def test_runs_with_a_limit_are_not_compared_with_whole_splits(tmp_path: Path) -> None:
+    put(tmp_path / "results", ALPHA)
+    put(tmp_path / "results", ("b", *ALPHA[1:6], 5, *ALPHA[7:]), limit=5)
+    with pytest.raises(DataError, match=r"must score the same sentences of alpha, got 10 \(a\) and 5 \(b"):
+        report.write_report(tmp_path / "results", tmp_path / "page.md", plot=False)
+
+
+def test_query_sentences_are_counted_once_for_all_systems() -> None:
+    counts = EpisodeCounts(Counts(1, 0, 0), Counts(1, 0, 0))
+    runs = [Run("way", k, seed, 99.0, 2 + seed, f"e{seed}", episode=counts) for k, seed in ((1, 0), (1, 1), (5, 0))]
+    page = report.markdown({"a": runs, "b": runs[:1]}, "a", "test")
+    assert "asked of all of its query sentences: 5 of way at k = 1 and 2 of way at k = 5." in page
+    assert "The systems are scored on" not in page
 
 
 def test_a_wide_table_of_few_rows_is_turned() -> None:

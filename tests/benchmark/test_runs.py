@@ -20,7 +20,7 @@ from cllmfs.benchmark.config import (
     fill_placeholders,
     read_config,
 )
-from cllmfs.benchmark.runs import Benchmark
+from cllmfs.benchmark.runs import Benchmark, _renamed, confidence_record
 from cllmfs.benchmark.task import Task, peak_megabytes, read_answer, read_task, serve, write_task
 from cllmfs.cli.app import app
 from cllmfs.datasets.episodes import episode_counts, read_episodes
@@ -185,6 +185,17 @@ def test_placeholders_are_filled() -> None:
 
 
 # tasks
+
+
+def test_labels_that_were_not_annotated_count_nowhere(tmp_path: Path) -> None:
+    part = Example("Ada met Bo", (Span(0, 3, "person"),), annotated=frozenset({"person"}))
+    write_task(tmp_path, Task((part,), (part,), ("person", "place"), 0))
+    task = read_task(tmp_path)
+    assert task.shots == (part,) and task.texts[0].annotated is None
+    document = Document(part.text, (Span(0, 3, "person", 0.9), Span(8, 10, "place", 0.9)))
+    record = confidence_record([part], [document])
+    assert record is not None and record["bins"] == [[0.9, 1.0, 1, 0.9, 1.0]]
+    assert _renamed(part, {"person": "per"}).annotated == {"per"}
 
 
 def test_a_task_is_read_as_it_was_written(tmp_path: Path) -> None:

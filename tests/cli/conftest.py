@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from cllmfs.cli import model as cli_model
+from cllmfs.cli import train as cli_train
 from cllmfs.cli.app import app
 from cllmfs.config import Config
 from cllmfs.evaluation import Scores, evaluate_spans
@@ -26,6 +28,7 @@ COMMANDS = (
     "convert",
     "sample",
     "train",
+    "calibrate",
     "predict",
     "evaluate",
     "merge",
@@ -77,10 +80,13 @@ class FakeRecognizer:
         HOOKS.get("init", lambda: None)()
         self.base, self.config, self.trained = base, config or Config(), False
         self.labels = None if labels is None else LabelSet(labels)
+        self.retention = None
 
     @classmethod
-    def load(cls, model: str, *, labels: Any = None, config: Any = None, device: Any = None) -> FakeRecognizer:
-        ASKED["model"] = model
+    def load(
+        cls, model: str, *, labels: Any = None, config: Any = None, base: Any = None, device: Any = None
+    ) -> FakeRecognizer:
+        ASKED.update(model=model, moved=base)
         manifest = Path(model) / "cllmfs.json"
         saved = json.loads(manifest.read_text(encoding="utf-8"))["labels"] if manifest.exists() else None
         return cls(model, labels=labels or saved, config=config, device=device)
@@ -139,6 +145,8 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> None:
     module = types.ModuleType("cllmfs.recognizer")
     module.EntityRecognizer = FakeRecognizer  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "cllmfs.recognizer", module)
+    for command in (cli_model, cli_train):
+        monkeypatch.setattr(command, "check_findable", lambda base: None)
     ASKED.clear()
     HOOKS.clear()
 

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import itertools
 import json
+import os
+import select
 import sys
-from collections.abc import Iterator
+import threading
+import types
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
+import typer
 
 from cllmfs.cli import model as cli_model
 from cllmfs.config import Config
 from cllmfs.evaluation import evaluate_spans
+from cllmfs.model.bases import fingerprint
 from cllmfs.schema import Document, Example, LabelSet, Span
 from tests.cli.conftest import ADA, ASKED, RAIN, cli, jsonl
 
@@ -61,16 +69,95 @@ def test_predict_streams(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     raw = io.BytesIO()
     out = io.TextIOWrapper(io.BufferedWriter(raw), encoding="utf-8")  # type: ignore[arg-type]
 
-    def texts(_: Path, format: str | None) -> Iterator[str]:
+    def texts() -> Iterator[Example]:
         for number in range(3):
             flushed.append(raw.getvalue().count(b"\n"))
-            yield f"text {number}"
+            yield Example(f"text {number}")
 
-    monkeypatch.setattr(cli_model, "iter_texts", texts)
+    monkeypatch.setattr(cli_model, "unlabeled_batches", lambda _, format: iter([texts()]))
     monkeypatch.setattr(sys, "stdout", out)
     cli_model.predict(str(model), source=Path("-"))
     assert flushed == [0, 1, 2]
     assert raw.getvalue().count(b"\n") == 3
+
+
+class Reader:
+    """A recognizer that reads 64 texts before it answers the first, as the real one does."""
+
+    labels = None
+
+    def stream(self, texts: Iterable[str], **_: Any) -> Iterator[Document]:
+        given = iter(texts)
+        while chunk := list(itertools.islice(given, 64)):
+            yield from (Document(text, ()) for text in chunk)
+
+
+@contextlib.contextmanager
+def pipes(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[int, IO[bytes]]]:
+    """Where to write to standard input, and where to read standard output."""
+    (stdin, send), (answers, stdout) = os.pipe(), os.pipe()
+    with open(stdin, "rb") as source, open(stdout, "w", encoding="utf-8") as target, open(answers, "rb") as found:
+        monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=source))
+        monkeypatch.setattr(sys, "stdout", target)
+        monkeypatch.setattr(cli_model, "_load", lambda *_: Reader())
+        try:
+            yield send, found
+        finally:
+            with contextlib.suppress(OSError):  # closed already
+                os.close(send)
+
+
+def test_predict_answers_a_line_of_a_pipe_when_it_is_there(monkeypatch: pytest.MonkeyPatch, model: Path) -> None:
+    with pipes(monkeypatch) as (send, answers):
+        source: dict[str, Any] = {"source": Path("-"), "format": "jsonl"}
+        running = threading.Thread(target=cli_model.predict, args=(str(model),), kwargs=source, daemon=True)
+        running.start()
+        for number in range(3):
+            os.write(send, json.dumps({"id": number, "text": f"text {number}"}).encode() + b"\n")
+            assert select.select([answers], [], [], 20)[0], "the line is not answered before the next one comes"
+            assert json.loads(answers.readline()) == {"text": f"text {number}", "spans": [], "id": number}
+        os.write(send, b'{"text": "last"}\n{"text": "very last"}')
+        os.close(send)
+        assert [json.loads(answers.readline())["text"] for _ in range(2)] == ["last", "very last"]
+        running.join(20)
+        assert not running.is_alive()
+
+
+def test_predict_answers_what_comes_before_a_bad_line_of_a_pipe(
+    monkeypatch: pytest.MonkeyPatch, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pipes(monkeypatch) as (send, answers):
+        os.write(send, b'{"text": "one"}\n{"text": "two"}\nthree\n')
+        os.close(send)
+        with pytest.raises(typer.Exit) as caught:
+            cli_model.predict(str(model), source=Path("-"), format="jsonl")
+        assert caught.value.exit_code == 2
+        assert [json.loads(answers.readline())["text"] for _ in range(2)] == ["one", "two"]
+    assert "error: <stdin>:3: a line must be one JSON object" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("fake")
+def test_predict_keeps_the_other_fields_of_a_record(tmp_path: Path, model: Path) -> None:
+    span = {"start": 0, "end": 3, "label": "GOLD"}
+    other = {"id": "a-17", "meta": {"page": 3}, "label": ["x"], "answer": "Rome"}
+    records = [{"text": "in", "spans": [span], "labels": ["GOLD"], **other}] * 70 + [{"id": 2, "tokens": ["Ada"]}]
+    for source, stdin in ((jsonl(tmp_path / "in.jsonl", *records), None), (Path("-"), "lines")):
+        content = None if stdin is None else (tmp_path / "in.jsonl").read_bytes()
+        done = cli("predict", model, "--input", source, "--format", "jsonl", stdin=content)
+        answers = [json.loads(line) for line in done.stdout.splitlines()]
+        assert answers[:70] == [{"text": "in", "spans": [], **other}] * 70
+        assert list(answers[70]) == ["text", "spans", "id"] and answers[70]["id"] == 2
+
+
+@pytest.mark.usefixtures("fake")
+def test_predict_refuses_what_is_no_file_of_texts(tmp_path: Path, model: Path) -> None:
+    path = tmp_path / "in.csv"
+    path.write_text("id,text\n1,Ada\n", encoding="utf-8")
+    done = cli("predict", model, "--input", path)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "write the table as JSON lines" in done.stderr
+    done = cli("predict", model, "--input", path, "--format", "text")
+    assert [json.loads(line)["text"] for line in done.stdout.splitlines()] == ["id,text", "1,Ada"]
 
 
 @pytest.mark.usefixtures("fake")
@@ -130,7 +217,8 @@ def test_what_training_fixed_cannot_be_set(model: Path, shots: Path) -> None:
         (("MODEL", "text", "--label", "a", "--labels", "b.txt"), "give one of the two"),
         (("MODEL", "text", "--label", ""), "non-empty"),
         (("MODEL", "text", "--threshold", "2"), "--threshold"),
-        (("MODEL", "text", "--set", "spans.edges=line"), "spans.edges must be one of word, token"),
+        (("MODEL", "text", "--set", "spans.edges=line"), "spans.edges must be one of auto, word, token"),
+        (("some-base", "text", "--label", "a", "--base", "b"), "--base says where the base of a trained model is, and"),
         (("MODEL", "half \udcff"), "TEXT must be UTF-8"),
     ],
 )
@@ -229,6 +317,49 @@ def test_info_of_a_model_is_its_manifest_and_loads_nothing(model: Path, monkeypa
     shown = cli("info", model).stdout
     assert "base: b\n" in shown and "labels:\n  NAME: \n" in shown
     assert "nested = true" in cli("info", model, "--config").stdout
+
+
+@pytest.mark.usefixtures("fake")
+@pytest.mark.parametrize("command", [("predict", "MODEL", "Ada"), ("evaluate", "MODEL", "SHOTS")])
+def test_base_is_passed_on(model: Path, shots: Path, command: tuple[str, ...]) -> None:
+    arguments = [{"MODEL": model, "SHOTS": shots}.get(word, word) for word in command]
+    assert cli(*arguments).exit_code == 0
+    assert ASKED["moved"] is None
+    assert cli(*arguments, "--base", "there/my-base").exit_code == 0
+    assert ASKED["moved"] == "there/my-base"
+
+
+def test_info_says_whether_a_base_is_that_of_the_model(tiny_base: Path, tmp_path: Path, model: Path) -> None:
+    record = json.loads((model / "cllmfs.json").read_text(encoding="utf-8"))
+    whole = {**record, "base_hash": fingerprint(str(tiny_base))}
+    (model / "cllmfs.json").write_text(json.dumps(whole), encoding="utf-8")
+    done = cli("info", model, "--base", tiny_base, "--json")
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout) == {**whole, "base": str(tiny_base)}
+    done = cli("info", model, "--base", tmp_path)
+    assert done.exit_code == 2 and "was trained on another version of 'b'" in done.stderr
+    for arguments in (("--base", "x"), (tiny_base, "--base", "x")):
+        done = cli("info", *arguments)
+        assert done.exit_code == 2 and "give its folder as MODEL" in done.stderr
+
+
+def test_a_base_that_cannot_be_found_is_refused_before_any_library_is_imported(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, shots: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "cllmfs.recognizer", None)  # an import of it fails
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for name, said in (("owner/no-such", "the network cannot be reached"), ("../no such", "a hub id has the form")):
+        for command in (("predict", name, "Ada", "--label", "x"), ("evaluate", name, shots),
+                        ("train", shots, "--base", name, "--output", tmp_path / "m")):  # fmt: skip
+            done = cli(*command)
+            assert (done.exit_code, done.stdout) == (2, "") and said in done.stderr
+
+
+def test_a_trained_model_is_no_base_to_train(model: Path, shots: Path, tmp_path: Path) -> None:
+    done = cli("train", shots, "--base", model, "--output", tmp_path / "next")
+    assert done.exit_code == 2
+    assert f"`cllmfs merge {model} --output {model}-base`" in done.stderr
+    assert "train again, on all sentences" in " ".join(done.stderr.split()) and not (tmp_path / "next").exists()
 
 
 def test_info_of_a_broken_model_is_an_error(model: Path) -> None:

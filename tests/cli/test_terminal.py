@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,13 @@ def test_scores_before_and_after_stand_side_by_side() -> None:
     assert ["LOC", "0.000", "1.000", "+1.000", "1"] in rows
     assert ["PER", "1.000", "1.000", "+0.000", "1"] in rows
     assert ["micro", "0.667", "1.000", "+0.333", "2"] in rows
+
+
+def test_json_holds_what_utf_8_cannot(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    value = {"half of a pair": "\ud800", "city": "東京"}
+    terminal.print_json(value)
+    printed = capfdbinary.readouterr().out
+    assert json.loads(printed) == value and "東京".encode() in printed
 
 
 def test_unexpected_errors_are_one_line(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -314,7 +314,7 @@ def test_train_calibrates_on_held_out_shots_and_reports_only_the_training(
 ) -> None:
     # A random model rarely finds anything: here an answer hardly ends before there is nothing left to find.
     eager = functools.partial(Extractor, rules=Rules(end_bias=-20.0))
-    monkeypatch.setattr("cllmfs.recognizer.Extractor", eager)
+    monkeypatch.setattr("cllmfs.recognizer.recognizer.Extractor", eager)
     output = tmp_path / "model"
     done = cli("train", many, "--output", output, "--base", tiny_base, *QUICK)
     assert done.exit_code == 0, done.stderr

@@ -13,12 +13,12 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from cllmfs.decoding.calibration import Calibration
-from cllmfs.training.calibrate import Judged, best_threshold, expected_best_threshold, fit_calibration
+from cllmfs.training.calibrate import JudgedSpan, best_threshold, expected_best_threshold, fit_calibration
 
 PRIOR = Calibration(1.0, 0.0, 0.15)
 HUNDREDTHS = st.integers(1, 100).map(lambda number: number / 100)
 VOTES = st.floats(-8.0, 0.0)
-JUDGED = st.builds(Judged, st.floats(0.0, 1.0), st.booleans(), st.sampled_from(["person", "place"]), VOTES)
+JUDGED = st.builds(JudgedSpan, st.floats(0.0, 1.0), st.booleans(), st.sampled_from(["person", "place"]), VOTES)
 
 
 def logistic(value: float) -> float:
@@ -41,7 +41,7 @@ def f1_of(kept: Sequence[float | bool], gold: int) -> float:
 def test_many_spans_show_the_map_they_were_drawn_from(slope: float, shift: float) -> None:
     draw = random.Random(0)
     points = [draw.uniform(-4, 4) for _ in range(6000)]
-    judged = [Judged(logistic(x), draw.random() < logistic(slope * x + shift), "person") for x in points]
+    judged = [JudgedSpan(logistic(x), draw.random() < logistic(slope * x + shift), "person") for x in points]
     made = fit_calibration(judged, {"person": 3000}, PRIOR)
     # Three standard errors are about 0.06 for the slope and 0.1 for the shift.
     assert made.slope == pytest.approx(slope, abs=0.07) and made.shift == pytest.approx(shift, abs=0.1)
@@ -56,7 +56,7 @@ def test_many_spans_show_what_votes_weigh(vote: float) -> None:
     for _ in range(6000):
         x, cast = draw.uniform(-4, 4), -draw.expovariate(0.4)
         right = logistic(0.6 * x + vote * (cast + math.log(8)) - 0.5)
-        judged.append(Judged(logistic(x), draw.random() < right, "person", cast))
+        judged.append(JudgedSpan(logistic(x), draw.random() < right, "person", cast))
     made = fit_calibration(judged, {"person": 3000}, Calibration(0.4, 0.0, 0.2, vote=0.3))
     assert (made.slope, made.vote, made.shift) == pytest.approx((0.6, vote, -0.5), abs=0.1)
     without = fit_calibration(judged, {"person": 3000}, Calibration(0.4, 0.0, 0.2))
@@ -64,12 +64,14 @@ def test_many_spans_show_what_votes_weigh(vote: float) -> None:
 
 
 def test_votes_of_what_is_wrong_never_count_for_it() -> None:
-    judged = [Judged(0.5, number % 2 == 0, "a", -4.0 * (number % 2 == 0)) for number in range(200)]
+    judged = [JudgedSpan(0.5, number % 2 == 0, "a", -4.0 * (number % 2 == 0)) for number in range(200)]
     assert fit_calibration(judged, {"a": 100}, Calibration(0.4, 0.0, 0.2, vote=0.3)).vote == 0.0
 
 
-@given(st.lists(st.builds(Judged, st.floats(0.05, 0.95), st.booleans(), st.just("a"), VOTES), min_size=1, max_size=4))
-def test_few_spans_move_the_prior_little(judged: list[Judged]) -> None:
+@given(
+    st.lists(st.builds(JudgedSpan, st.floats(0.05, 0.95), st.booleans(), st.just("a"), VOTES), min_size=1, max_size=4)
+)
+def test_few_spans_move_the_prior_little(judged: list[JudgedSpan]) -> None:
     prior = Calibration(0.8, -0.5, 0.3)
     made = fit_calibration(judged, {"a": 5}, prior)
     # At the optimum each span pulls with at most 1 (times its log-odds), against 1 / sd**2 of the prior.
@@ -80,7 +82,7 @@ def test_few_spans_move_the_prior_little(judged: list[Judged]) -> None:
 @pytest.mark.parametrize(("count", "right"), [(1, 0), (10, 1), (1000, 900)])
 def test_scores_of_one_half_move_the_shift_alone(count: int, right: int) -> None:
     prior = Calibration(0.8, -0.5, 0.3)
-    made = fit_calibration([Judged(0.5, number < right, "a") for number in range(count)], {"a": count}, prior)
+    made = fit_calibration([JudgedSpan(0.5, number < right, "a") for number in range(count)], {"a": count}, prior)
     low, high = -10.0, 10.0  # halving: where the pull of the prior, 1 / 0.5**2, meets that of the spans
     for _ in range(60):
         middle = (low + high) / 2
@@ -89,11 +91,11 @@ def test_scores_of_one_half_move_the_shift_alone(count: int, right: int) -> None
     assert made.slope == 0.8 and made.shift == pytest.approx(low, abs=1e-4)
 
 
-VOTED = st.builds(Judged, st.floats(0.001, 0.999), st.booleans(), st.just("a"), VOTES)
+VOTED = st.builds(JudgedSpan, st.floats(0.001, 0.999), st.booleans(), st.just("a"), VOTES)
 
 
 @given(st.lists(VOTED, min_size=1, max_size=30))
-def test_no_other_map_explains_the_spans_and_the_prior_better(judged: list[Judged]) -> None:
+def test_no_other_map_explains_the_spans_and_the_prior_better(judged: list[JudgedSpan]) -> None:
     prior = Calibration(1.2, -0.3, 0.2, vote=0.4)
 
     def cost(slope: float, vote: float, shift: float) -> float:
@@ -113,8 +115,9 @@ def test_no_other_map_explains_the_spans_and_the_prior_better(judged: list[Judge
 
 @pytest.mark.parametrize("lift", [0.2, 1.0])
 def test_a_lift_reports_what_raised_confidences_would_and_raises_none(lift: float) -> None:
-    judged = [Judged(0.2 + number / 50, number % 3 > 0, "ab"[number % 2]) for number in range(30)]
-    gold, prior = {"a": 25, "b": 30}, Calibration(0.8, -0.5, 0.3)
+    judged = [JudgedSpan((number + 1) / 1000, False, "ab"[number % 2]) for number in range(10)]
+    judged += [JudgedSpan(0.2 + number / 50, number % 3 > 0, "ab"[number % 2]) for number in range(30)]
+    gold, prior = {"a": 20, "b": 20}, Calibration(0.8, -0.5, 0.3)
     plain, lifted = fit_calibration(judged, gold, prior), fit_calibration(judged, gold, prior, lift)
     assert (lifted.slope, lifted.shift) == (plain.slope, plain.shift)
     raised = replace(plain, shift=plain.shift + lift)
@@ -136,7 +139,7 @@ def test_a_lift_reports_what_raised_confidences_would_and_raises_none(lift: floa
 
 
 @given(st.lists(JUDGED, min_size=1, max_size=12), st.lists(st.floats(0.0, 1.0), min_size=2))
-def test_a_higher_score_never_means_less_confidence(judged: list[Judged], scores: list[float]) -> None:
+def test_a_higher_score_never_means_less_confidence(judged: list[JudgedSpan], scores: list[float]) -> None:
     made = fit_calibration(judged, {"person": 3, "place": 2}, PRIOR)
     assert made.slope > 0
     confidences = [made.confidence(score) for score in sorted(scores)]
@@ -144,21 +147,21 @@ def test_a_higher_score_never_means_less_confidence(judged: list[Judged], scores
 
 
 def test_scores_that_mislead_leave_a_map_that_still_rises() -> None:
-    judged = [Judged(0.99, False, "a")] * 400 + [Judged(0.01, True, "a")] * 400
+    judged = [JudgedSpan(0.99, False, "a")] * 400 + [JudgedSpan(0.01, True, "a")] * 400
     made = fit_calibration(judged, {"a": 400}, PRIOR)
     assert made.slope == 0.05
     assert 0.3 < made.confidence(0.01) < made.confidence(0.99) < 0.7
 
 
 def test_scores_of_0_and_1_can_be_fitted() -> None:
-    judged = [Judged(1.0, True, "a"), Judged(1.0, False, "a"), Judged(0.0, False, "a")]
+    judged = [JudgedSpan(1.0, True, "a"), JudgedSpan(1.0, False, "a"), JudgedSpan(0.0, False, "a")]
     made = fit_calibration(judged, {"a": 2}, PRIOR)
     assert all(math.isfinite(value) for value in (made.slope, made.shift, made.threshold))
     assert made.confidence(1.0) < 0.9999  # one of two was wrong
 
 
-@pytest.mark.parametrize(("judged", "gold"), [([], {"a": 3}), ([Judged(0.9, False, "a")], {}), ([], {})])
-def test_where_nothing_can_be_judged_the_prior_stays(judged: list[Judged], gold: dict[str, int]) -> None:
+@pytest.mark.parametrize(("judged", "gold"), [([], {"a": 3}), ([JudgedSpan(0.9, False, "a")], {}), ([], {})])
+def test_where_nothing_can_be_judged_the_prior_stays(judged: list[JudgedSpan], gold: dict[str, int]) -> None:
     assert fit_calibration(judged, gold, PRIOR) is PRIOR
 
 
@@ -167,12 +170,30 @@ def test_where_nothing_can_be_judged_the_prior_stays(judged: list[Judged], gold:
 
 def test_threshold_to_expect_by_hand() -> None:
     # Kept 1: 1.8 / 4; 2: 3.4 / 5; 3: 4.4 / 6 = 0.733; 4: 4.6 / 7 = 0.657.
-    assert expected_best_threshold([0.1, 0.8, 0.9, 0.5], 3) == pytest.approx(0.5, abs=2e-4)
+    assert expected_best_threshold([0.1, 0.8, 0.9, 0.5], 3) == pytest.approx(0.733 / 2, abs=5e-4)
     assert expected_best_threshold([], 3) == 0.0
 
 
+@pytest.mark.parametrize("confidence", [0.6, 0.9, 0.99])
+@pytest.mark.parametrize("gold", [1, 5, 40])
+def test_easy_shots_do_not_make_a_silent_model(confidence: float, gold: int) -> None:
+    # All that there is was found, with high confidence: spans of harder texts must still be reported from 0.5 on.
+    assert expected_best_threshold([confidence] * gold, gold) <= 0.5
+    assert best_threshold([(confidence, True)] * gold, gold) <= 0.5
+    made = fit_calibration([JudgedSpan(confidence, True, "a")] * gold, {"a": gold}, PRIOR)
+    assert made.threshold_of("a") <= 0.5
+    assert made.threshold_of("a") < made.confidence(confidence)
+
+
+@given(st.lists(JUDGED, min_size=1, max_size=40), st.integers(1, 60), st.integers(0, 60))
+def test_no_threshold_exceeds_what_calibrated_confidences_justify(judged: list[JudgedSpan], a: int, b: int) -> None:
+    made = fit_calibration(judged, {"person": a, "place": b}, PRIOR)
+    assert all(made.threshold_of(label) <= 0.5 for label in ("person", "place", "other"))
+
+
 @given(st.lists(st.floats(0.0, 1.0), min_size=1, max_size=12), st.integers(1, 15))
-def test_threshold_to_expect_is_the_best_of_all_cuts(confidences: list[float], gold: int) -> None:
+def test_threshold_to_expect_is_the_best_of_all_cuts(confidences: list[float], missed: int) -> None:
+    gold = missed + math.ceil(sum(confidences))  # no fewer than are expected to be found
     threshold = expected_best_threshold(confidences, gold)
     reached = f1_of([one for one in confidences if one >= threshold], gold)
     assert reached == pytest.approx(max(f1_of([o for o in confidences if o >= cut], gold) for cut in confidences))
@@ -183,7 +204,8 @@ def test_threshold_to_expect_is_the_best_of_all_cuts(confidences: list[float], g
 def test_best_threshold_by_hand() -> None:
     ranked = [(0.9, True), (0.8, True), (0.6, False), (0.5, True), (0.2, False)]
     assert best_threshold(ranked, 3) == pytest.approx(0.35)  # 6 / 7, halfway from 0.5 to 0.2
-    assert best_threshold(ranked, 2) == pytest.approx(0.7)  # of two mentions both are found at 0.8
+    # Of two mentions both are found at 0.8, so 0.7 would do, but no threshold above 0.5 is given.
+    assert best_threshold(ranked, 2) == 0.5
     assert best_threshold([(0.6, True)], 1) == pytest.approx(0.3)
 
 
@@ -194,6 +216,8 @@ def test_best_threshold_is_the_best_of_all_cuts(pairs: list[tuple[float, bool]],
     threshold = best_threshold(sorted(pairs, reverse=True), gold)
     reached = f1_of([right for confidence, right in pairs if confidence >= threshold], gold)
     cuts = [number / 200 for number in range(202)]
+    if threshold == 0.5:  # the highest that is given
+        return
     assert reached == pytest.approx(max(f1_of([right for one, right in pairs if one >= cut], gold) for cut in cuts))
     if threshold > 0:  # halfway: as far from the spans kept as from those dropped
         kept = min(one for one, _ in pairs if one >= threshold)
@@ -204,7 +228,7 @@ def test_best_threshold_is_the_best_of_all_cuts(pairs: list[tuple[float, bool]],
 def test_the_common_threshold_is_the_one_to_expect_of_the_confidences() -> None:
     draw = random.Random(1)
     judged = [
-        Judged(score, draw.random() < score, "ab"[number % 2]) for number in range(300) for score in [draw.random()]
+        JudgedSpan(score, draw.random() < score, "ab"[number % 2]) for number in range(40) for score in [draw.random()]
     ]
     made = fit_calibration(judged, {"a": 15, "b": 19}, PRIOR)
     confidences = [made.confidence(one.score) for one in judged]
@@ -214,7 +238,7 @@ def test_the_common_threshold_is_the_one_to_expect_of_the_confidences() -> None:
 
 
 @given(st.lists(VOTED, min_size=1, max_size=15))
-def test_the_span_that_sets_the_threshold_is_reported(judged: list[Judged]) -> None:
+def test_the_span_that_sets_the_threshold_is_reported(judged: list[JudgedSpan]) -> None:
     made = fit_calibration(judged, {"a": 10}, PRIOR)
     confidences = [made.confidence(one.score, one.vote) for one in judged]
     kept = [one for one in confidences if one >= made.threshold_of("a")]
@@ -223,11 +247,11 @@ def test_the_span_that_sets_the_threshold_is_reported(judged: list[Judged]) -> N
 
 
 def test_a_label_with_many_mentions_has_a_threshold_between_its_own_and_the_common_one() -> None:
-    frequent = [Judged(0.9, True, "a")] * 30 + [Judged(0.6, False, "a")] * 30
-    judged = [*frequent, *[Judged(0.6, True, "b")] * 19]
+    frequent = [JudgedSpan(0.9, True, "a")] * 30 + [JudgedSpan(0.6, False, "a")] * 30
+    judged = [*frequent, *[JudgedSpan(0.6, True, "b")] * 19]
     made = fit_calibration(judged, {"a": 30, "b": 19, "c": 40}, PRIOR)
     assert made.thresholds.keys() == {"a"}  # of b there are too few; of c nothing was found
-    own = (made.confidence(0.9) + made.confidence(0.6)) / 2  # all that is right, and nothing else
+    own = min(0.5, (made.confidence(0.9) + made.confidence(0.6)) / 2)  # all that is right, and nothing else
     weight = 30 / (30 + 20)
     assert made.threshold < own
     assert made.thresholds["a"] == pytest.approx(weight * own + (1 - weight) * made.threshold, abs=2e-4)

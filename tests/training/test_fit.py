@@ -28,7 +28,7 @@ from cllmfs.model.adapter import AdapterSlot
 from cllmfs.model.bases import MINI, base_folder
 from cllmfs.model.loading import FIGURES_FILE
 from cllmfs.schema import Example, LabelSet, Span
-from cllmfs.training.calibrate import Judged, Trial, fit_calibration
+from cllmfs.training.calibrate import JudgedSpan, Trial, fit_calibration
 from cllmfs.training.fit import Fitting, Outcome, fit
 from cllmfs.training.loop import Progress
 from cllmfs.training.recipe import Recipe, choose_rate
@@ -177,9 +177,9 @@ PRIOR = Calibration(0.9, -0.3, 0.2, vote=0.5)
 
 
 @pytest.fixture(scope="module")
-def by_hand() -> tuple[list[Judged], dict[str, int]]:
+def by_hand() -> tuple[list[JudgedSpan], dict[str, int]]:
     """What models of one half of the shots find in the other half; the prior settles conflicts between types."""
-    judged: list[Judged] = []
+    judged: list[JudgedSpan] = []
     for part in Recipe(learning_rate=0.01, steps=20).folds(SHOTS, 2, 0):
         rest = [shot for number, shot in enumerate(SHOTS) if number not in part]
         alone = Fitted("train.steps=20", "calibrate.folds=0", "lora.keep=0.8", examples=rest)
@@ -191,12 +191,12 @@ def by_hand() -> tuple[list[Judged], dict[str, int]]:
                 if not any(set(place) & set(other) for other in taken):
                     taken.append(place)
                     right = Span(one.start, one.end, one.label) in shot.spans
-                    judged.append(Judged(one.score, right, one.label, one.vote))
+                    judged.append(JudgedSpan(one.score, right, one.label, one.vote))
     return judged, {"person": 12, "place": 6}
 
 
 def test_calibration_and_score_come_from_what_is_found_in_held_out_parts(
-    by_hand: tuple[list[Judged], dict[str, int]],
+    by_hand: tuple[list[JudgedSpan], dict[str, int]],
 ) -> None:
     judged, gold = by_hand
     assert 0 < sum(one.right for one in judged) < len(judged)
@@ -273,7 +273,7 @@ def test_each_warning_is_given_once_whatever_is_held_out_or_varied(caplog: pytes
         made = Fitted(*settings, examples=[*SHOTS, half], labels=LabelSet(["person", "place", "ship"]))
     assert made.outcome.held_out_f1 is not None
     first, second = warnings_of(caplog)
-    assert first.startswith("1 gold span(s) are left out of training")
+    assert first.startswith("gold spans that are left out of training, of 19: 1 begin or end where no token does")
     assert second.startswith("no example for ship: asked as the base knows it, not trained")
 
 
@@ -413,7 +413,7 @@ def finds_of_100(monkeypatch: pytest.MonkeyPatch, right: dict[float, int]) -> li
 
     def judge(_: Extractor, __: Sequence[Example], ___: LabelSet, shares: Sequence[float], ____: Calibration) -> Trial:
         asked.append(tuple(shares))
-        found = {share: [Judged(0.9, True, "person")] * right[share] for share in shares}
+        found = {share: [JudgedSpan(0.9, True, "person")] * right[share] for share in shares}
         return Trial(found, Counter(person=100))
 
     monkeypatch.setattr(cllmfs.training.fit, "judge", judge)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import cllmfs.training.loop
 from cllmfs.config import Config, LoraConfig, LossConfig, TrainConfig
@@ -102,7 +102,8 @@ def test_batches_of_a_step_weigh_by_their_answer_tokens() -> None:
     assert one.gradient_norm == pytest.approx(two.gradient_norm, rel=1e-4)
 
 
-def test_a_broken_batch_leaves_the_weights_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_ends_the_training(monkeypatch: pytest.MonkeyPatch, value: float) -> None:
     run = make(total=3)
     steps = run.steps()
     next(steps)
@@ -110,17 +111,33 @@ def test_a_broken_batch_leaves_the_weights_alone(monkeypatch: pytest.MonkeyPatch
 
     def broken(*arguments: Any) -> LossParts:
         parts = batch_loss(*arguments)
-        return LossParts(parts.total * float("nan"), parts.language, parts.contrastive)
+        return LossParts(parts.total * value, parts.language, parts.contrastive)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(cllmfs.training.loop, "batch_loss", broken)
-        step = next(steps)
-    assert math.isnan(step.loss) and not math.isfinite(step.gradient_norm)
-    assert all(torch.equal(value, before[name]) for name, value in weights(run).items())
-    assert math.isfinite(next(steps).loss)
-    after = weights(run)
-    assert all(value.isfinite().all() for value in after.values())
-    assert any(not torch.equal(value, before[name]) for name, value in after.items())
+    monkeypatch.setattr(cllmfs.training.loop, "batch_loss", broken)
+    with pytest.raises(ModelError, match=rf"diverged in step 2 of 3: the loss is {value}.*lower train\.learning_rate"):
+        next(steps)
+    assert all(torch.equal(kept, before[name]) for name, kept in weights(run).items()), "the step was not made"
+    assert not run.backbone.model.training
+
+
+def test_a_gradient_that_is_not_finite_ends_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make(total=3)
+    steps = run.steps()
+    next(steps)
+    monkeypatch.setattr(nn.utils, "clip_grad_norm_", lambda *_: torch.tensor(float("inf")))
+    with pytest.raises(ModelError, match=r"in step 2 of 3: the loss is [\d.]+ and the norm of the gradient inf; lower"):
+        next(steps)
+
+
+def test_weights_that_the_last_step_destroys_end_the_training() -> None:
+    run = make(total=1)
+
+    def destroy(*_: Any) -> None:
+        next(iter(run.parameters.values())).data[0] = float("nan")
+
+    run.optimizer.register_step_post_hook(destroy)
+    with pytest.raises(ModelError, match=r"in step 1 of 1: a weight is not finite; lower train\.learning_rate"):
+        next(run.steps())
 
 
 def rates(schedule: str, total: int, warmup: float) -> list[float]:

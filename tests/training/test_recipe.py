@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import fields
 from typing import Any
 
@@ -15,11 +16,17 @@ from cllmfs.schema import Example, Span
 from cllmfs.training.recipe import Recipe, choose_negatives, choose_rate, choose_steps
 
 RECIPE = Recipe(learning_rate=1e-3, steps=100)
+NUMBERS = itertools.count()  # repetitions of a text would be kept together
+
+
+def several(count: int, *labels: str) -> list[Example]:
+    return [of(*labels) for _ in range(count)]
 
 
 def of(*labels: str) -> Example:
-    """A sentence with a mention of each label, one after another."""
-    return Example("x" * max(1, len(labels)), tuple(Span(i, i + 1, label) for i, label in enumerate(labels)))
+    """A sentence of its own, with a mention of each label, one after another."""
+    text = "x" * max(1, len(labels)) + f" {next(NUMBERS)}"
+    return Example(text, tuple(Span(i, i + 1, label) for i, label in enumerate(labels)))
 
 
 # planning
@@ -122,13 +129,15 @@ def test_held_out_parts_are_a_partition_that_depends_on_the_seed_alone(
 
 
 def test_another_seed_gives_other_parts() -> None:
-    assert len({str(RECIPE.folds([of("a")] * 12, 2, seed)) for seed in range(6)}) > 1
+    assert len({str(RECIPE.folds(several(12, "a"), 2, seed)) for seed in range(6)}) > 1
 
 
 @pytest.mark.parametrize("folds", [2, 3, 5])
 @pytest.mark.parametrize("seed", range(5))
 def test_rare_labels_are_spread_over_the_parts(folds: int, seed: int) -> None:
-    examples = [of("often")] * 23 + [of("rare", "often", "often")] * folds + [of()] * 7 + [of("seldom")] * (2 * folds)
+    examples = (
+        several(23, "often") + several(folds, "rare", "often", "often") + several(7) + several(2 * folds, "seldom")
+    )
     for part in RECIPE.folds(examples, folds, seed):
         mentions = [label for number in part for label in examples[number].labels]
         assert (mentions.count("rare"), mentions.count("seldom")) == (1, 2)
@@ -136,7 +145,7 @@ def test_rare_labels_are_spread_over_the_parts(folds: int, seed: int) -> None:
 
 def test_sentences_of_the_rarest_labels_are_placed_first() -> None:
     """One that has "rare" beside a label that is rarer still may go to any part; the other one must go elsewhere."""
-    examples = [of("rare"), *[of("often")] * 11, of("once", "rare")]
+    examples = [of("rare"), *several(11, "often"), of("once", "rare")]
     for seed in range(30):
         parts = RECIPE.folds(examples, 2, seed)
         assert [sum("rare" in examples[number].labels for number in part) for part in parts] == [1, 1]
@@ -145,10 +154,10 @@ def test_sentences_of_the_rarest_labels_are_placed_first() -> None:
 @pytest.mark.parametrize(
     "examples, folds",
     [
-        ([of("a")] * 12, 0),
-        ([of("a")] * 12, 1),
-        ([of("a", "a", "a")] * 3, 2),  # each part needs two of them
-        ([of("a")] * 7, 4),
+        (several(12, "a"), 0),
+        (several(12, "a"), 1),
+        (several(3, "a", "a", "a"), 2),  # each part needs two of them
+        (several(7, "a"), 4),
         ([of("a", "b"), of("a"), of("b"), of("a")], 2),  # five mentions of two labels
         ([], 2),
     ],
@@ -160,16 +169,26 @@ def test_too_few_shots_are_not_divided(examples: list[Example], folds: int) -> N
 def test_just_enough_shots_are_divided() -> None:
     """Two sentences a part, three mentions a label."""
     for examples, folds in (
-        ([of("a", "a", "a")] * 4, 2),
-        ([of("a")] * 8, 4),
-        ([of("a", "b"), *[of("a", "b")] * 2, of()], 2),
+        (several(4, "a", "a", "a"), 2),
+        (several(8, "a"), 4),
+        ([of("a", "b"), *several(2, "a", "b"), of()], 2),
     ):
         assert len(RECIPE.folds(examples, folds, 0)) == folds
 
 
 def test_of_many_shots_one_part_is_enough() -> None:
-    assert [len(part) for part in RECIPE.folds([of("a")] * 100, 2, 0)] == [50, 50]
+    assert [len(part) for part in RECIPE.folds(several(100, "a"), 2, 0)] == [50, 50]
     for count, size in ((101, 33), (301, 100), (1200, 300)):
-        (part,) = RECIPE.folds([of("a")] * count, 3, 0)
+        (part,) = RECIPE.folds(several(count, "a"), 3, 0)
         assert len(set(part)) == size and part == sorted(part) and set(part) <= set(range(count))
-    assert RECIPE.folds([of("a")] * 101, 1, 0) == []
+    assert RECIPE.folds(several(101, "a"), 1, 0) == []
+
+
+@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("repeated", [12, 60])  # 60 times make so many shots that one part is enough
+def test_repetitions_of_a_text_are_in_one_part(count: int, repeated: int) -> None:
+    shots = [of("a"), of("a", "b"), of("b"), of("a")] * repeated
+    parts = RECIPE.folds(shots, count, 0)
+    texts = [{shots[number].text for number in part} for part in parts]
+    rest = [{shots[number].text for number in range(len(shots)) if number not in set(part)} for part in parts]
+    assert all(held and not held & others for held, others in zip(texts, rest, strict=True))

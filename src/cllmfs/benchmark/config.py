@@ -177,8 +177,8 @@ def read_config(path: str | Path) -> BenchmarkConfig:
         file = _File.model_validate(tomllib.loads(Path(path).read_text(encoding="utf-8")))
     except ValidationError as error:
         raise ConfigError(f"{path}: {_message(error.errors()[0])}") from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path}: a benchmark's configuration must be a TOML file: {error}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: a benchmark's configuration must be a TOML file: {error!s:.200}") from error
     runs = tuple(dict.fromkeys(_planned(file, path)))
     if not runs:
         raise ConfigError(f"{path}: a benchmark needs at least one run; add a [[runs]] table")

@@ -13,6 +13,7 @@ from typing import Any
 
 from cllmfs.benchmark.results import Systems, bootstrap_interval, compared, curve, measured
 from cllmfs.errors import ConfigError
+from cllmfs.files import whole_file
 
 # Colors of Okabe and Ito, which people with color blindness can tell apart; markers and dashes for prints in gray.
 STYLES: tuple[dict[str, Any], ...] = (
@@ -154,4 +155,5 @@ def label_lines(panel: Any, lines: Sequence[Line]) -> None:
 
 def save(figure: Any, path: Path) -> None:
     """Write the figure as a PNG file that depends on its content alone, not on the version of matplotlib."""
-    figure.savefig(path, dpi=200, metadata={"Software": None})
+    with whole_file(path) as handle:
+        figure.savefig(handle, format="png", dpi=200, metadata={"Software": None})

@@ -7,6 +7,7 @@ models.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from cllmfs.benchmark.figures import MOST_CURVES, plot_curves, plot_differences
 from cllmfs.benchmark.results import Run, Systems, compared, measured, read_results, refuse_unequal
 from cllmfs.errors import ConfigError, DataError
 from cllmfs.evaluation import PAPER_LINE_NOTE
+from cllmfs.files import whole_file
 
 TITLE = "Few-shot results"
 _MOST_COLUMNS = 12  # of a table that fits the page
@@ -29,11 +31,13 @@ def markdown(
     parts = [f"# {title}", "`cllmfs report` wrote this page from the results; edit those, not this page."]
     if measured(systems)[1]:
         parts += [
-            "Strict micro-F1 in percent: start, end and label must be exact. All types of a data set are asked of "
-            f"{_sentences(systems, split)}. Each cell is the mean ± sd over support sets, with their number in "
-            "parentheses. k is the minimum number of mentions of each type in a support set. The difference between "
-            f"two systems is a mean over the support sets that both have. {tables.MISSING} means not measured. An "
-            "average is over all data sets measured at this k; a system that lacks one of them has no average.",
+            f"Strict micro-F1 in percent: start, end and label must be exact. {scored_sentences(systems, split)} All "
+            "types of a data set are asked of each of these sentences. Each cell is the mean ± sd over support sets, "
+            "with their number in parentheses; a zero-shot figure is that of one run. k is the minimum number of "
+            "mentions of each type in a support set. The difference between two systems is a mean over the support "
+            f"sets that both have. {tables.MISSING} means not measured. An average is over all data sets measured at "
+            "this k, with the number of support sets of a data set in parentheses; a system that lacks one of the data "
+            "sets has no average.",
             pipes(fit_to_page(tables.f1_table(systems, baseline))),
         ]
     if CURVES in shown:
@@ -43,7 +47,8 @@ def markdown(
     parts += _section(
         "Episodes",
         "F1 in percent, computed from the summed counts of all episodes, with their number in parentheses: first "
-        "Few-NERD's metric, which reads runs of one type over all query sentences joined, then the strict metric.",
+        "Few-NERD's metric, which reads runs of one type over all query sentences joined, then the strict metric. The "
+        f"types of an episode are asked of all of its query sentences: {_query_sentences(systems)}.",
         tables.episode_table(systems),
     )
     parts += _section(
@@ -53,7 +58,8 @@ def markdown(
     )
     parts += _section(
         "Time",
-        "Medians over all runs on a CPU that had other work as well; they only show orders of magnitude.",
+        "Medians over all runs on a CPU that had other work as well, with the number of runs in parentheses; they only "
+        "show orders of magnitude.",
         tables.costs(systems),
     )
     parts += _section(
@@ -64,9 +70,41 @@ def markdown(
     return "\n\n".join(parts) + "\n"
 
 
-def _sentences(systems: Systems, split: str) -> str:
-    limits = {run.limit for runs in systems.values() for run in runs if run.limit is not None}
-    return f"{f'the first {max(limits)} sentences' if limits else 'every sentence'} of the {split} split"
+def scored_sentences(systems: Systems, split: str) -> str:
+    """Which sentences of each data set were scored, as one sentence.
+
+    A split counts as scored in full if a run had no limit, or one that the split did not reach. Episodes are left out.
+    """
+    whole, first = [], dict[int, list[str]]()
+    for dataset in measured(systems)[0]:
+        runs = [run for each in systems.values() for run in each if run.dataset == dataset and run.episode is None]
+        count = runs[0].sentences  # the same in all runs, see refuse_unequal
+        if any(run.limit is None or run.limit > count for run in runs):
+            whole.append(f"{dataset} ({count:,})")
+        else:
+            first.setdefault(count, []).append(dataset)
+    parts = [f"every sentence of the {split} split of {_listed(whole)}"] if whole else []
+    for count, names in sorted(first.items()):
+        parts.append(f"the first {count:,} sentences of the {split} split of {_listed(names)}")
+    return f"The systems are scored on {', and on '.join(parts)}."
+
+
+def _query_sentences(systems: Systems) -> str:
+    """The number of query sentences of the episodes by data set and k."""
+    sentences = {
+        (run.dataset, run.k, run.seed): run.sentences
+        for runs in systems.values()
+        for run in runs
+        if run.episode is not None
+    }
+    counts = Counter[tuple[str, int]]()
+    for (dataset, k, _), count in sentences.items():
+        counts[dataset, k] += count
+    return _listed([f"{count:,} of {dataset} at k = {k}" for (dataset, k), count in sorted(counts.items())])
+
+
+def _listed(words: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
 
 
 def _section(title: str, explanation: str, rows: list[list[str]]) -> list[str]:
@@ -150,7 +188,8 @@ def write_report(
     page.parent.mkdir(parents=True, exist_ok=True)
     drawn = {name: systems[name] for name in curves or list(systems)[:MOST_CURVES]}
     pictures = _draw(systems, baseline, drawn, page) if plot else {}
-    page.write_text(markdown(systems, baseline, split, pictures, title), encoding="utf-8")
+    with whole_file(page) as handle:
+        handle.write(markdown(systems, baseline, split, pictures, title).encode("utf-8"))
 
 
 def _draw(systems: Systems, baseline: str, drawn: Systems, page: Path) -> dict[str, str]:

@@ -106,8 +106,8 @@ def read_results(folder: str | Path, split: str) -> dict[str, list[Run]]:
             record = json.loads(path.read_text(encoding="utf-8"))
             if record["split"] == split:
                 systems.setdefault(record["system"], []).append(_run(record))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            message = f"a result must have the form that `cllmfs benchmark` writes, got {error!r}"
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            message = f"a result must have the form that `cllmfs benchmark` writes, got {error!r:.200}"
             raise DataError(message, source=str(path)) from error
     return systems
 

@@ -13,7 +13,6 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +27,7 @@ from cllmfs.datasets.sampling import Episode, sample_episode, sample_k_shot, sho
 from cllmfs.datasets.splits import load_split, resolve, without_duplicates
 from cllmfs.errors import ConfigError, DataError, ModelError
 from cllmfs.evaluation import evaluate_spans, expected_calibration_error, reliability
-from cllmfs.files import whole_file
+from cllmfs.files import scratch_folder, whole_file
 from cllmfs.formats import read_examples
 from cllmfs.schema import Document, Example, LabelSet, mentions
 
@@ -104,8 +103,8 @@ class Benchmark:
             result = json.loads(path.read_text(encoding="utf-8"))
             expected = self.config.systems[run.system].record()
             differs = result["limit"] != self.config.limit or any(result.get(k) != v for k, v in expected.items())
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ConfigError(f"{path} is not the result of a benchmark ({error!r}); move it away") from error
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise ConfigError(f"{path} is not the result of a benchmark ({error!r:.200}); move it away") from error
         if differs:
             hint = "move it away or choose another folder"
             raise ConfigError(f"{path} was made with another command, base, setting or limit; {hint}")
@@ -120,8 +119,7 @@ class Benchmark:
         """
         loaded, shots = self._load(run), self.shots(run)
         texts = tuple(Example(text.text, (), text.token_offsets) for text in loaded.scored)
-        with tempfile.TemporaryDirectory() as place:
-            folder = Path(place)
+        with scratch_folder(self.path(run)) as folder:
             write_task(folder, Task(tuple(shots), texts, loaded.labels, run.seed))
             began = time.monotonic()
             _call([*self._command(run), str(folder)], self.values["root"])
@@ -198,7 +196,10 @@ class Benchmark:
 
 
 def _renamed(example: Example, names: Mapping[str, str]) -> Example:
-    return replace(example, spans=tuple(replace(s, label=names.get(s.label, s.label)) for s in example.spans))
+    spans = tuple(replace(span, label=names.get(span.label, span.label)) for span in example.spans)
+    known = example.annotated
+    annotated = None if known is None else frozenset(names.get(label, label) for label in known)
+    return replace(example, spans=spans, annotated=annotated)
 
 
 def result_path(output: Path, run: PlannedRun, split: str) -> Path:
@@ -232,8 +233,12 @@ def confidence_record(gold: Sequence[Example], documents: Sequence[Document]) ->
     """Calibration error and reliability of the predicted spans; ``None`` if a span has no score."""
     if any(span.score is None for document in documents for span in document.spans):
         return None
-    pairs = zip(gold, documents, strict=True)
-    bins = reliability((span.score or 0.0, span in text.spans) for text, document in pairs for span in document.spans)
+    bins = reliability(
+        (span.score or 0.0, span in text.spans)
+        for text, document in zip(gold, documents, strict=True)
+        for span in document.spans
+        if text.annotated is None or span.label in text.annotated  # of others nobody knows whether they are right
+    )
     return {
         "ece": round(expected_calibration_error(bins), 4),
         "bins": [[*one[:3], round(one.confidence, 4), round(one.accuracy, 4)] for one in bins],

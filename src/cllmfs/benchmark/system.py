@@ -45,7 +45,8 @@ def split_settings(settings: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
 def learn(task: Task, arguments: argparse.Namespace) -> EntityRecognizer:
     """A recognizer that has learned from the task's shots; without shots, the base itself with the task's types."""
     settings, changes = split_settings(arguments.set)
-    config = Config().with_settings([f"train.seed={task.seed}", *settings])
+    quick = "train.retention=false"  # no figure of a benchmark depends on it
+    config = Config().with_settings([f"train.seed={task.seed}", quick, *settings])
     recognizer = EntityRecognizer(arguments.base, labels=LabelSet(task.labels), config=config)
     return recognizer.fit(list(task.shots), recipe=changes) if task.shots else recognizer
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from cllmfs.benchmark.results import (
     Run,
+    Summary,
     Systems,
     Value,
     bootstrap_interval,
@@ -56,19 +57,26 @@ def _average_row(systems: Systems, baseline: str, datasets: Sequence[str], k: in
     A system that lacks one of the data sets has no mean, since its mean would be over other data sets.
     """
     sets = [name for name in datasets if any(summarize(runs, name, k) for runs in systems.values())]
-
-    def average(values: Iterable[float | None]) -> float | None:
-        known = [value for value in values if value is not None]
-        return statistics.fmean(known) if known and len(known) == len(sets) else None
-
-    columns = [*((name, 0) for name in zero_shot_systems(systems)), *((name, k) for name in systems)]
-    summaries = ([summarize(systems[name], dataset, shots) for dataset in sets] for name, shots in columns)
-    figures = [average(None if one is None else one.mean for one in column) for column in summaries]
+    zero = [[summarize(systems[name], each, 0) for each in sets] for name in zero_shot_systems(systems)]
+    learned = [[summarize(runs, each, k) for each in sets] for runs in systems.values()]
     pairs = [(systems[name], systems[baseline]) for name in _first(systems, baseline)]
-    gaps = [average(mean_difference(*pair, dataset, k) for dataset in sets) for pair in pairs]
+    gaps = [[mean_difference(*pair, each, k) for each in sets] for pair in pairs]
     of = f"{len(sets)}" if len(sets) == len(datasets) else f"{len(sets)} of {len(datasets)}"
-    row = [f"average of {of}", str(k), *(MISSING if figure is None else f"{figure:.1f}" for figure in figures)]
-    return row + [_signed(gap) for gap in gaps]
+    row = [f"average of {of}", str(k), *(_mean(column, supports=False) for column in zero), *map(_mean, learned)]
+    return row + [_signed(None if None in column else _fmean(column)) for column in gaps]
+
+
+def _mean(summaries: Sequence[Summary | None], supports: bool = True) -> str:
+    """The mean over data sets and the number of support sets of each; :data:`MISSING` if a data set has no summary."""
+    known = [one for one in summaries if one is not None]
+    if len(known) < len(summaries):
+        return MISSING
+    mean, counts = f"{_fmean([one.mean for one in known]):.1f}", sorted({one.supports for one in known})
+    return f"{mean} ({' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))})" if supports else mean
+
+
+def _fmean(values: Sequence[float | None]) -> float:
+    return statistics.fmean(value for value in values if value is not None)
 
 
 def _signed(value: float | None) -> str:
@@ -111,7 +119,8 @@ def costs(systems: Systems) -> list[list[str]]:
     rows = [["figure", "k", *timed]]
     for title, k in ((title, k) for title in kinds for k in measured(systems)[1]):
         each = ([figure for run in systems[name] if run.k == k and (figure := kinds[title](run))] for name in timed)
-        rows.append([title, str(k), *(f"{statistics.median(some):.3g}" if some else MISSING for some in each)])
+        cells = (f"{statistics.median(some):.3g} ({len(some)})" if some else MISSING for some in each)
+        rows.append([title, str(k), *cells])
     return rows if timed else []
 
 

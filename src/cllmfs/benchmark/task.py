@@ -4,6 +4,7 @@ The benchmark writes the first three files, the system the last two:
 
     task.json    {"labels": [...], "seed": 0}
     shots.jsonl  {"text": "...", "tokens": [[0, 3], ...], "spans": [{"start": 0, "end": 3, "label": "..."}]}
+                 and "labels": [...] if only these labels were annotated in the text
     texts.jsonl  {"text": "...", "tokens": [[0, 3], ...]}
     spans.jsonl  {"spans": [{"start": 0, "end": 3, "label": "...", "score": 0.9}]}, one line for each text
     facts.json   {"seconds": {"train": 1.0, "predict": 2.0}, "peak_megabytes": 300, "versions": {...}, ...}; "device" is
@@ -52,13 +53,17 @@ class Task:
 def write_task(folder: Path, task: Task) -> None:
     """Write the files that the system reads."""
     (folder / "task.json").write_text(json.dumps({"labels": task.labels, "seed": task.seed}), encoding="utf-8")
-    shots = ({**_given(shot), "spans": [span.to_dict() for span in shot.spans]} for shot in task.shots)
-    _write_lines(folder / "shots.jsonl", shots)
+    _write_lines(folder / "shots.jsonl", map(_shot, task.shots))
     _write_lines(folder / "texts.jsonl", map(_given, task.texts))
 
 
 def _given(example: Example) -> dict[str, Any]:
     return {"text": example.text, "tokens": example.token_offsets}
+
+
+def _shot(example: Example) -> dict[str, Any]:
+    annotated = {} if example.annotated is None else {"labels": sorted(example.annotated)}
+    return {**_given(example), "spans": [span.to_dict() for span in example.spans], **annotated}
 
 
 def _write_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
@@ -78,7 +83,8 @@ def read_task(folder: Path) -> Task:
 
 def _example(record: Mapping[str, Any]) -> Example:
     offsets = None if record["tokens"] is None else tuple((start, end) for start, end in record["tokens"])
-    return Example(record["text"], tuple(Span(**span) for span in record.get("spans", ())), offsets)
+    spans = tuple(Span(**span) for span in record.get("spans", ()))
+    return Example(record["text"], spans, offsets, annotated=record.get("labels"))
 
 
 def read_answer(folder: Path, texts: Sequence[Example]) -> tuple[list[Document], dict[str, Any]]:
@@ -94,8 +100,8 @@ def read_answer(folder: Path, texts: Sequence[Example]) -> tuple[list[Document],
         ]
         written = folder / "facts.json"
         facts = json.loads(written.read_text(encoding="utf-8")) if written.is_file() else {}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        message = f"a system must write spans.jsonl as cllmfs.benchmark.task describes it, got {error!r}"
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        message = f"a system must write spans.jsonl as cllmfs.benchmark.task describes it, got {error!r:.200}"
         raise DataError(message) from error
     if len(found) != len(texts):
         got = f"got {len(found)} lines for {len(texts)} texts"

@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from cllmfs import __version__
-from cllmfs.cli import benchmark, datasets, labeled_files, model, train
+from cllmfs.cli import benchmark, calibrate, datasets, labeled_files, model, train
 from cllmfs.cli.options import examples
 
 
@@ -44,7 +44,7 @@ app = typer.Typer(
         "cllmfs evaluate my-model test.jsonl",
     ),
 )
-_parts = (labeled_files, train, model, benchmark)
+_parts = (labeled_files, train, calibrate, model, benchmark)
 app.registered_commands += [command for part in _parts for command in part.app.registered_commands]
 app.add_typer(datasets.app)
 

@@ -10,20 +10,37 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-from cllmfs.cli.options import Device, Format, Json, LabelNames, Labels, Model, Settings, argument, command, option
+from cllmfs.cli.options import (
+    Device,
+    Format,
+    Json,
+    LabelNames,
+    Labels,
+    Model,
+    MovedBase,
+    Settings,
+    argument,
+    command,
+    option,
+)
 from cllmfs.cli.terminal import note, print_json, show_highlighted, show_scores, visible
 from cllmfs.config import Config
 from cllmfs.errors import ConfigError, DataError
-from cllmfs.formats import iter_texts, read_examples, read_labels, write_examples
+from cllmfs.formats import read_examples, read_labels, write_examples
 from cllmfs.formats.jsonl import has_surrogate
+from cllmfs.formats.reading import unlabeled_batches
+from cllmfs.model.bases import check_findable, locate_base
 from cllmfs.model.folder import changed_by, is_model_folder, read_manifest, versions
 from cllmfs.progress import clock
 from cllmfs.schema import Document, Example, LabelSet
@@ -57,6 +74,7 @@ def predict(
         float | None, option("--threshold P", "omit spans with a lower score", min=0.0, max=1.0)
     ] = None,
     settings: Settings = None,
+    base: MovedBase = None,
     device: Device = None,
     format: Annotated[
         str | None, option("--format NAME", "format of --input: text | jsonl; by default that of its suffix")
@@ -65,8 +83,9 @@ def predict(
 ) -> None:
     """Find spans in texts; print one JSON object for each text.
 
-    An object has the text and its spans with start, end, label, score and text. Offsets count code points, and end is
-    exclusive. On a terminal, the spans of TEXT are highlighted instead.
+    An object has the text and its spans with start, end, label, score and text, then the other fields of its record in
+    FILE, such as an id. Offsets count code points, and end is exclusive. A line from a pipe is answered when it is
+    there. On a terminal, the spans of TEXT are highlighted instead.
     """
     if bool(texts) == (source is not None):
         raise ConfigError("predict needs either TEXT or --input FILE (- for standard input), and not both")
@@ -78,23 +97,43 @@ def predict(
             f"{model!r} is not the folder of a trained model. If it is a base, name the types to look for with "
             "--label NAME or --labels FILE; otherwise correct the path"
         )
-    given: Iterable[str] = iter_texts(source, format=format) if source is not None else texts or ()
-    ner = _load(model, types, settings, device)
-    documents = ner.stream(given, labels=types, threshold=threshold)
+    batches = iter([list(map(Example, texts or ()))]) if source is None else unlabeled_batches(source, format=format)
+    ner = _load(model, types, settings, base, device)
+    stream = partial(ner.stream, labels=types, threshold=threshold)
     if source is None and str(output) == "-" and not json and sys.stdout.isatty():
-        show_highlighted(documents, types or ner.labels or ())
+        show_highlighted(stream(texts or ()), types or ner.labels or ())
         return
-    count = write_examples(_flushed(documents, live=str(output) == "-"), output)
+    if source is not None and str(source) != "-" and source.is_file():
+        # Everything is there, so the recognizer makes the batches.
+        batches = iter([chain.from_iterable(batches)])
+    count = write_examples(_flushed(batches, stream, live=str(output) == "-"), output)
     if str(output) != "-":
         note(f"{count} texts written to {output}")
 
 
-def _flushed(documents: Iterable[Document], live: bool) -> Iterator[Example]:
-    """Documents as examples, which can be written; if ``live``, each is flushed before the next is computed."""
-    for document in documents:
-        yield Example(document.text, document.spans)
-        if live:
-            sys.stdout.buffer.flush()
+def _flushed(
+    batches: Iterator[Iterable[Example]], stream: Callable[[Iterable[str]], Iterator[Document]], live: bool
+) -> Iterator[Example]:
+    """The texts with predicted spans and their other fields; if ``live``, each is flushed before the next is computed.
+
+    A batch is answered before the next one is read.
+    """
+    for batch in batches:
+        waiting: deque[Example] = deque()  # those that the recognizer has read ahead
+        for document in stream(_noted(batch, waiting)):
+            promise = {} if document.guarantee is None else {"guarantee": dict(document.guarantee)}
+            # A promise of another model, which wrote the text before, does not hold for this one.
+            kept = {name: value for name, value in waiting.popleft().extra.items() if name != "guarantee"}
+            yield Example(document.text, document.spans, extra={**kept, **promise})
+            if live:
+                sys.stdout.buffer.flush()
+
+
+def _noted(batch: Iterable[Example], waiting: deque[Example]) -> Iterator[str]:
+    """The texts of a batch, each noted when it is read."""
+    for example in batch:
+        waiting.append(example)
+        yield example.text
 
 
 def _types(file: Path | None, names: Sequence[str] | None) -> LabelSet | None:
@@ -105,13 +144,19 @@ def _types(file: Path | None, names: Sequence[str] | None) -> LabelSet | None:
     return LabelSet(names) if names else None
 
 
-def _load(model: str, types: LabelSet | None, settings: Sequence[str] | None, device: str | None) -> EntityRecognizer:
+def _load(
+    model: str, types: LabelSet | None, settings: Sequence[str] | None, base: str | None, device: str | None
+) -> EntityRecognizer:
     """The recognizer, with settings changed by ``--set``; these are checked before anything is loaded.
 
     Raises:
-        ConfigError: if an assignment is wrong, or changes a setting that training fixed.
+        ConfigError: if an assignment is wrong, or changes a setting that training fixed, or a base has no base.
     """
     config, trained = None, is_model_folder(model)
+    if base is not None and not trained:
+        raise ConfigError(f"--base says where the base of a trained model is, and {model!r:.200} is none; leave it out")
+    if not trained:
+        check_findable(model)  # before the libraries are imported, which takes seconds
     if settings:
         saved = Config.from_dict(read_manifest(model)["config"], model) if trained else Config()
         config = saved.with_settings(settings)
@@ -122,7 +167,7 @@ def _load(model: str, types: LabelSet | None, settings: Sequence[str] | None, de
             )
     from cllmfs.recognizer import EntityRecognizer
 
-    return EntityRecognizer.load(model, labels=types, config=config, device=device)
+    return EntityRecognizer.load(model, labels=types, config=config, base=base, device=device)
 
 
 @command(
@@ -138,6 +183,7 @@ def evaluate(
     names: LabelNames = None,
     limit: Annotated[int | None, option("--limit N", "score only the first N sentences", min=1)] = None,
     settings: Settings = None,
+    base: MovedBase = None,
     device: Device = None,
     format: Format = None,
     json: Json = False,
@@ -151,7 +197,7 @@ def evaluate(
     gold = read_examples(test, format=format)
     if types is None and not is_model_folder(model):
         types = LabelSet.of_examples(gold)
-    scored, ner = gold[:limit], _load(model, types, settings, device)
+    scored, ner = gold[:limit], _load(model, types, settings, base, device)
     began = time.monotonic()
     spinner = Console(stderr=True, markup=False).status(f"evaluating {len(scored)} sentences")
     with spinner if sys.stderr.isatty() else nullcontext():
@@ -172,6 +218,7 @@ def evaluate(
 def merge(
     model: Annotated[str, argument("MODEL", "folder of a trained model")],
     output: Annotated[Path, option("-o, --output DIR", "new folder to write")],
+    base: MovedBase = None,
     device: Device = None,
 ) -> None:
     """Merge a trained model into a new base, to train other types.
@@ -181,7 +228,7 @@ def merge(
     """
     if not is_model_folder(model):
         raise DataError(f"{model!r} must be the folder of a trained model; a base has no adapter to merge")
-    ner = _load(model, None, ["runtime.weights=fp32"], device)
+    ner = _load(model, None, ["runtime.weights=fp32"], base, device)
     print(f"base: {visible(str(ner.save_base(output)))}")
 
 
@@ -189,12 +236,15 @@ def merge(
 def info(
     model: Annotated[str | None, argument("MODEL", "folder of a trained model, or a base")] = None,
     config: Annotated[bool, option("--config", "print all settings as TOML: those of MODEL, or the defaults")] = False,
+    base: MovedBase = None,
     json: Json = False,
 ) -> None:
     """Show a model, all settings, or versions and devices.
 
     Without MODEL and options, the command prints what a bug report should contain.
     """
+    if base is not None and (model is None or not is_model_folder(model)):
+        raise ConfigError("--base says where the base of a trained model is; give its folder as MODEL")
     if config:
         chosen = Config() if model is None else Config.from_dict(_model_record(model)["config"], model)
         if json:
@@ -203,6 +253,8 @@ def info(
             print(chosen.to_toml(), end="")
         return
     record = _machine() if model is None else _model_record(model)
+    if model is not None and base is not None:
+        record["base"] = locate_base(model, record, base)
     if json:
         print_json(record)
     else:

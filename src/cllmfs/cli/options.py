@@ -54,6 +54,10 @@ Format = Annotated[str | None, choice("--format", FORMATS, "; by default detecte
 Scheme = Annotated[str | None, choice("--scheme", SCHEMES, "; by default detected from the tags")]
 Json = Annotated[bool, option("--json", "print JSON to standard output")]
 Model = Annotated[str, argument("MODEL", "folder of a trained model, or a base: cllmfs-mini, a folder or a hub id")]
+MovedBase = Annotated[
+    str | None,
+    option("--base FOLDER", "where the base of MODEL is, if it has moved; its hash must be the one that MODEL names"),
+]
 DataFolder = Annotated[Path | None, option("--data DIR", f"folder of the data sets; by default ${DATA}")]
 
 

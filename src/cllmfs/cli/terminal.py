@@ -95,9 +95,13 @@ def note(message: str) -> None:
 
 
 def print_json(value: Any) -> None:
-    """Print JSON to standard output, in UTF-8 whatever the encoding of the terminal is."""
+    """Print JSON to standard output, in UTF-8 whatever the encoding of the terminal is.
+
+    Half of a surrogate pair, which UTF-8 cannot hold, becomes an escape of JSON.
+    """
     sys.stdout.flush()
-    sys.stdout.buffer.write((json.dumps(value, ensure_ascii=False, indent=2) + "\n").encode("utf-8"))
+    text = json.dumps(value, ensure_ascii=False, indent=2) + "\n"
+    sys.stdout.buffer.write(text.encode("utf-8", "backslashreplace"))
     sys.stdout.buffer.flush()
 
 

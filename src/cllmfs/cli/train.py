@@ -25,9 +25,9 @@ from cllmfs.cli.terminal import INTERRUPTED, comparison_table, note, print_json,
 from cllmfs.config import PRESETS, Config
 from cllmfs.datasets.sampling import sample_k_shot
 from cllmfs.errors import ConfigError, ModelError
-from cllmfs.files import CHECKPOINT_STATE
+from cllmfs.files import CHECKPOINT_STATE, recover, remove_folder
 from cllmfs.formats import read_examples, read_labels
-from cllmfs.model.bases import MINI
+from cllmfs.model.bases import MINI, check_findable
 from cllmfs.model.folder import check_writable, is_model_folder
 from cllmfs.progress import TrainingProgress, clock
 from cllmfs.schema import Example, LabelSet
@@ -75,6 +75,7 @@ def train(
     """
     chosen = _train_config(preset, config, settings, seed)
     checkpoint = _check_output(output, resume, overwrite)
+    check_findable(base)  # before the libraries are imported, which takes seconds
     types = None if labels is None else read_labels(labels)
     learned = read_examples(shots, format=format)
     held_out = None if dev is None else read_examples(dev, format=format)
@@ -86,7 +87,7 @@ def train(
 
         ner = EntityRecognizer(base, labels=types, config=chosen, device=device)
         if overwrite:
-            shutil.rmtree(checkpoint, ignore_errors=True)  # --resume must never continue an older run
+            remove_folder(checkpoint)  # --resume must never continue an older run
         with TrainingProgress() as progress:
             ner.fit(learned, dev=held_out, checkpoint=checkpoint, resume=resume, on_progress=progress)
         folder = ner.save(output)
@@ -97,8 +98,10 @@ def train(
         else:
             note("interrupted before the first checkpoint; nothing was saved")
         raise typer.Exit(INTERRUPTED) from error
-    shutil.rmtree(checkpoint, ignore_errors=True)
+    remove_folder(checkpoint)
     seconds = time.monotonic() - began
+    if ner.retention is not None and ner.retention.notice() is None:  # a notice has been logged
+        note(ner.retention.summary())
     note(f"trained on {len(learned)} sentences in {clock(seconds)}")
     if json:
         print_json(_train_summary(folder, ner, len(learned), progress.last, seconds))
@@ -126,6 +129,7 @@ def _check_output(output: Path, resume: bool, overwrite: bool) -> Path:
     check_writable(output)
     output = output.absolute()
     checkpoint = output.with_name(f"{output.name}.checkpoint")
+    recover(checkpoint)
     if checkpoint.exists() and not (checkpoint / CHECKPOINT_STATE).is_file():
         raise ModelError(
             f"checkpoints are saved to {checkpoint}, which contains something else; move it or choose another --output"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ from cllmfs.decoding.greedy import Rules, decode
 from cllmfs.decoding.runners import VoteSettings
 from cllmfs.encoding.encoder import Encoder
 from cllmfs.encoding.rows import Request
+from cllmfs.encoding.tokens import TokenizedText
 from cllmfs.model.backbone import Backbone
 from cllmfs.schema import Document, LabelSet, Span
 
@@ -50,6 +51,9 @@ class Extractor:
 
     The encoder is made from the config, unless it is given.
 
+    Attributes:
+        on_read: called with the tokens of the texts that are read, window by window, if set.
+
     Raises:
         ModelError: if the config asks for something that the model cannot do.
     """
@@ -57,6 +61,7 @@ class Extractor:
     def __init__(
         self, backbone: Backbone, config: Config, encoder: Encoder | None = None, rules: Rules | None = None
     ) -> None:
+        self.on_read: Callable[[list[TokenizedText]], None] | None = None
         self.backbone = backbone
         self.config = config
         self.encoder = encoder or backbone.encoder(config)
@@ -68,11 +73,19 @@ class Extractor:
         labels: LabelSet,
         calibration: Calibration | None = None,
         threshold: float | None = None,
+        *,
+        conflicts_first: bool = False,
     ) -> list[Document]:
         """The spans of each text, which may be of any length and script.
 
-        Without a calibration, scores are confidences, and all spans are reported. A threshold replaces all those of the
-        calibration.
+        Args:
+            texts: the texts.
+            labels: the types to ask for.
+            calibration: without one, scores are confidences, and all spans are reported.
+            threshold: replaces all thresholds of the calibration.
+            conflicts_first: resolve the conflicts among all spans, and apply the thresholds to those that remain. What
+                is reported is then monotone in each threshold, as a guarantee needs it; otherwise a span of which the
+                label has a high threshold may take the place of none. With one common threshold both give the same.
         """
         known = calibration or Calibration()
         if threshold is not None:
@@ -80,6 +93,8 @@ class Extractor:
         documents = []
         for text, (candidates, windows) in zip(texts, self.candidates(texts, labels, known.vote > 0), strict=True):
             spans = [candidate.span(text, known) for candidate in candidates]
+            if conflicts_first:
+                spans = resolve_conflicts(spans, self.encoder.nested)
             kept = [span for span in spans if (span.score or 0.0) >= known.threshold_of(span.label)]
             documents.append(Document(text, tuple(resolve_conflicts(kept, self.encoder.nested)), windows))
         return documents
@@ -93,6 +108,8 @@ class Extractor:
         queries = self.encoder.queries(labels)
         window = self.encoder.window(queries)
         read = [(number, part) for number, text in enumerate(texts) for part in self.encoder.sentences(text, window)]
+        if self.on_read is not None:
+            self.on_read([part.tokens for _, part in read])
         runtime, loss = self.config.runtime, self.config.loss
         votes = VoteSettings(self.backbone.layer_index(loss.contrastive_layer), loss.temperature) if voting else None
         answers = decode(

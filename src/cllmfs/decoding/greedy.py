@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cllmfs.decoding.occurrences import most_voted
 from cllmfs.decoding.runners import CachedRunner, PlainRunner, Runner, VoteSettings
 from cllmfs.encoding.automaton import Choices, SpanAutomaton, State
 from cllmfs.encoding.batches import Batch, collate, pack
@@ -77,7 +78,8 @@ def decode(
         encoder: makes the rows.
         requests: sentences and their queries, which may be more than fit into one row.
         batch_tokens: tokens in a batch, padding included.
-        voting: if given, the contrastive similarities vote on each span.
+        voting: if given, the contrastive similarities vote on each span, and decide which of several occurrences of
+            the same tokens is meant; otherwise this is the leftmost.
         rules: :class:`Rules` with their default values, unless given.
         cached: use the key-value cache where the model takes trees; otherwise every step runs whole rows again, which
             is slower and gives the same answers.
@@ -158,9 +160,15 @@ def decode_batch(
                 _follow(branch, guessed, scores, rules)
             active = [branch for branch in active if not branch.state.ended]
     spans: list[list[DecodedSpan]] = [[] for _ in batch.rows]
-    for branch in branches:
-        spans[branch.row] += branch.spans
+    for number, branch in enumerate(branches):
+        spans[branch.row] += branch.spans if votes is None else _placed(branch, votes[number].numpy())
     return spans, votes
+
+
+def _placed(branch: AnsweringBranch, votes: np.ndarray) -> list[DecodedSpan]:
+    """The spans of a branch at the occurrences with the highest votes [n]."""
+    places = most_voted(branch.automaton, [(span.first, span.last) for span in branch.spans], votes)
+    return [replace(span, first=at[0], last=at[1]) for span, at in zip(branch.spans, places, strict=True)]
 
 
 def are_empty(branch: AnsweringBranch, logits: np.ndarray, rules: Rules) -> list[bool]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from dataclasses import dataclass, field, replace
+from itertools import islice, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -19,13 +19,14 @@ from cllmfs.decoding.extraction import Extractor, resolve_conflicts
 from cllmfs.schema import Example, LabelSet, mentions
 from cllmfs.training.recipe import Recipe
 
-# A threshold lies up to this far below the last span that it keeps: merging an adapter changes confidences by rounding.
-_MARGIN = 1e-4
+# No higher threshold can maximize F1 if confidences are true probabilities: the best one is half of the best F1. Where
+# every held-out span was right, higher ones are no worse there, but would withhold spans of harder texts.
+_HIGHEST = 0.5
 _LABEL_MENTIONS = 20  # gold mentions from which a label gets its own threshold, at half the weight
 _SLOPE_SD, _VOTE_SD, _SHIFT_SD = 0.25, 0.15, 0.5  # standard deviations of the prior of the fitted map
 
 
-class Judged(NamedTuple):
+class JudgedSpan(NamedTuple):
     """A span predicted in a held-out sentence: its score in [0, 1], whether it is right, its label and its vote."""
 
     score: float
@@ -34,22 +35,39 @@ class Judged(NamedTuple):
     vote: float = 0.0
 
 
+# A held-out text, its gold mentions by label, and its judged spans: confidence, whether it is right, label.
+HeldOutText = tuple[str, Counter[str], list[tuple[float, bool, str]]]
+
+
 @dataclass
 class Trial:
-    """Judged spans for each share of the update that was tried.
+    """JudgedSpan spans for each share of the update that was tried.
 
     ``gold`` has the number of gold mentions of each label in the judged sentences.
     """
 
-    judged: dict[float, list[Judged]]
+    judged: dict[float, list[JudgedSpan]]
     gold: Counter[str]
     unseen: float = 0.0  # the proportion of the shots that the judged models did not learn from
+    # For each share, the judged texts with the number of their spans, which follow one another.
+    texts: dict[float, list[tuple[Example, int]]] = field(default_factory=dict)
 
     def add(self, other: Trial) -> None:
         """Add the spans of another part of the shots."""
         self.gold += other.gold
         for share, spans in other.judged.items():
             self.judged.setdefault(share, []).extend(spans)
+            self.texts.setdefault(share, []).extend(other.texts.get(share, ()))
+
+    def by_text(self, choice: Choice) -> list[HeldOutText]:
+        """The judged spans of each text, with the confidences of a choice."""
+        spans, parts = iter(self.judged.get(choice.share, ())), self.texts.get(choice.share, ())
+        rate = choice.calibration.confidence
+        return [
+            (text.text, mentions([text]), [(rate(one.score, one.vote), one.right, one.label) for one in found])
+            for text, count in parts
+            for found in [list(islice(spans, count))]
+        ]
 
 
 class Choice(NamedTuple):
@@ -69,19 +87,21 @@ def judge(
     conflicts between types.
     """
     slot = extractor.backbone.adapters
-    update, judged = slot.update(), dict[float, list[Judged]]()
+    update, judged, texts = slot.update(), dict[float, list[JudgedSpan]](), dict[float, list[tuple[Example, int]]]()
     for share in dict.fromkeys(shares):
         slot.keep(update, share)
         found = extractor.candidates([example.text for example in examples], labels, prior.vote > 0)
-        judged[share] = []
+        judged[share], texts[share] = [], []
         for example, (candidates, _) in zip(examples, found, strict=True):
             gold = {span.key for span in example.spans}
-            spans = {(one.start, one.end, one.label): one for one in candidates}
+            known = (one for one in candidates if example.annotated is None or one.label in example.annotated)
+            spans = {(one.start, one.end, one.label): one for one in known}
             confident = [one.span(example.text, prior) for one in spans.values()]
             winners = [spans[span.key] for span in resolve_conflicts(confident, extractor.encoder.nested)]
-            judged[share] += [Judged(one.score, one[:3] in gold, one.label, one.vote) for one in winners]
+            judged[share] += [JudgedSpan(one.score, one[:3] in gold, one.label, one.vote) for one in winners]
+            texts[share].append((example, len(winners)))
     slot.keep(update, 1.0)
-    return Trial(judged, mentions(examples))
+    return Trial(judged, mentions(examples), texts=texts)
 
 
 def choose(trial: Trial, planned: float, prior: Calibration, recipe: Recipe) -> Choice:
@@ -103,7 +123,7 @@ def choose(trial: Trial, planned: float, prior: Calibration, recipe: Recipe) -> 
 
 
 def fit_calibration(
-    judged: Sequence[Judged], gold: Mapping[str, int], prior: Calibration, lift: float = 0.0
+    judged: Sequence[JudgedSpan], gold: Mapping[str, int], prior: Calibration, lift: float = 0.0
 ) -> Calibration:
     """Fit the map from scores to confidences, then the thresholds that maximize the expected micro-F1.
 
@@ -135,30 +155,31 @@ def fit_calibration(
 def expected_best_threshold(confidences: Sequence[float], gold: int) -> float:
     """The threshold with the highest expected F1, if confidences are true probabilities, for so many gold mentions.
 
-    It lies near half of that F1 (Lipton, Elkan and Naryanaswamy 2014, arXiv 1402.1892), just below the last span kept.
+    It is half of that F1 (Lipton, Elkan and Naryanaswamy 2014, arXiv 1402.1892): one more span raises F1 if and only if
+    its confidence is above that.
     """
-    ranked = [*sorted(confidences, reverse=True), 0.0]
-    best, threshold, right = 0.0, 0.0, 0.0
-    for count, (confidence, following) in enumerate(pairwise(ranked), start=1):
+    best, right = 0.0, 0.0
+    for count, confidence in enumerate(sorted(confidences, reverse=True), start=1):
         right += confidence
-        f1 = 2 * right / (count + gold)
-        if f1 > best:
-            best, threshold = f1, max(confidence - _MARGIN, (confidence + following) / 2)
-    return threshold
+        best = max(best, 2 * right / (count + gold))
+    return min(best / 2, _HIGHEST)
 
 
 def best_threshold(ranked: Sequence[tuple[float, bool]], gold: int) -> float:
-    """The threshold with the highest F1 for (confidence, right) pairs in falling order, halfway to the next pair."""
+    """The threshold with the highest F1 for (confidence, right) pairs in falling order, at most 0.5.
+
+    It lies halfway to the next pair.
+    """
     best, threshold, right = -1.0, 0.0, 0
     for count, ((confidence, is_right), (following, _)) in enumerate(pairwise([*ranked, (0.0, False)]), start=1):
         right += is_right
         f1 = 2 * right / (count + gold)
         if f1 > best and following < confidence:
             best, threshold = f1, (confidence + following) / 2
-    return threshold
+    return min(threshold, _HIGHEST)
 
 
-def _fit_map(judged: Sequence[Judged], prior: Calibration) -> Calibration:
+def _fit_map(judged: Sequence[JudgedSpan], prior: Calibration) -> Calibration:
     """The map with the highest posterior, which is log-concave, by Newton's method; it votes only if the prior does."""
     expected = np.array([prior.slope, prior.vote, prior.shift])
     precision = np.array([_SLOPE_SD, _VOTE_SD, _SHIFT_SD]) ** -2.0

@@ -22,13 +22,22 @@ import torch
 from cllmfs.config import FIXED
 from cllmfs.decoding.calibration import Calibration, ExpectedCalibrations
 from cllmfs.decoding.extraction import Extractor
+from cllmfs.errors import DataError
 from cllmfs.evaluation import Scores, evaluate_spans
 from cllmfs.schema import Example, LabelSet
-from cllmfs.training.calibrate import Choice, Trial, choose, judge
+from cllmfs.training.calibrate import Choice, HeldOutText, Trial, choose, judge
 from cllmfs.training.loop import Optimization, Progress, Trainer
 from cllmfs.training.recipe import Recipe
 from cllmfs.training.replay import Replay
-from cllmfs.training.shots import Shot, ShotBatches, VariedShots, answered_labels, check_shots, encode_shots
+from cllmfs.training.shots import (
+    Shot,
+    ShotBatches,
+    VariedShots,
+    answered_labels,
+    check_shots,
+    encode_shots,
+    has_answers,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +54,7 @@ class Outcome:
     calibration: Calibration
     dev_f1: float | None = None  # strict micro-F1 on the dev set, if any, with the chosen weights and thresholds
     held_out_f1: float | None = None  # the same on the held-out parts, if any, each by a model that did not see it
+    held_out: Sequence[HeldOutText] = ()  # what those models found in each text of those parts
 
 
 def fit(
@@ -80,9 +90,17 @@ def fit(
     config = extractor.config
     window = extractor.encoder.window(extractor.encoder.queries(labels))
     shots = encode_shots(examples, extractor.encoder, window)
-    check_shots(examples, shots)  # bad shots are reported before anything is trained
+    check_shots(examples, shots, extractor.encoder)  # bad shots are reported before anything is trained
+    if not has_answers(shots):
+        raise DataError("nothing can be learned: each sentence with a span has one that no answer can contain")
     answered = answered_labels(labels, shots)
-    if missing := [label for label in labels if label not in answered]:
+    lost = [label for label in labels if label not in answered and any(shot.gold.get(label) for shot in shots)]
+    if lost:
+        logger.warning(
+            "%s: asked as the base knows it, not trained: each sentence with it has a span that cannot be learned",
+            ", ".join(lost),
+        )
+    if missing := [label for label in labels if label not in answered and label not in lost]:
         logger.warning("no example for %s: asked as the base knows it, not trained", ", ".join(missing))
     recipe = Recipe.plan(config, len(shots), extractor.backbone.width, changes)
     prior = expected.few_mentions if recipe.has_few_mentions(examples) else expected.trained
@@ -100,7 +118,8 @@ def fit(
     slot.keep(slot.update(), choice.share)
     steps, f1 = trainer.optimization.done, choice.f1 if judged else None
     dev_f1, held_out_f1 = (f1, None) if dev else (None, f1)
-    return Outcome(steps, recipe.learning_rate, choice.share, choice.calibration, dev_f1, held_out_f1)
+    held_out = trial.by_text(choice) if trial and judged and not dev else ()
+    return Outcome(steps, recipe.learning_rate, choice.share, choice.calibration, dev_f1, held_out_f1, held_out)
 
 
 @dataclass
@@ -141,7 +160,7 @@ class Fitting:
         for part, fold in enumerate(folds, start=1):
             held_out = set(fold)
             rest = [shot for shot in self.shots if shot.example not in held_out]
-            if not any(spans for shot in rest for spans in shot.gold.values()):
+            if not has_answers(rest):
                 continue  # nothing could be learned from the other parts
             steps = recipe.steps_without(count - len(fold), count)
             self.train(rest, steps, on_progress=on_progress, phase=f"calibrating, part {part} of {len(folds)}")
@@ -176,6 +195,6 @@ class Fitting:
     def _digest(self, dev: Sequence[Example] | None) -> str:
         """Identifies everything that the training depends on, apart from the base."""
         settings = {name: part for name, part in self.extractor.config.to_dict().items() if name in FIXED}
-        sentences = [[example.to_dict() for example in part] for part in (self.examples, dev or ())]
+        sentences = [[replace(example, extra={}).to_dict() for example in part] for part in (self.examples, dev or ())]
         content = [settings, asdict(self.recipe), list(self.labels.items()), sentences]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()

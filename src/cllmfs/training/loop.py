@@ -8,6 +8,7 @@ never interrupted. This file knows the objective and AdamW; it knows nothing of 
 from __future__ import annotations
 
 import json
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -76,6 +77,9 @@ class Optimization:
 
         The model stays in training mode until the iterator ends or is closed. Whoever evaluates between two steps must
         put it at rest (:meth:`~cllmfs.model.backbone.Backbone.at_rest`), as decoding does.
+
+        Raises:
+            ModelError: if the loss, the gradient or the weights are no longer finite.
         """
         try:
             while self.done < self.total:
@@ -100,13 +104,23 @@ class Optimization:
             language += share * parts.language.item()
             contrastive += share * parts.contrastive.item()
         norm = nn.utils.clip_grad_norm_(self.parameters.values(), self.recipe.max_grad_norm or float("inf"))
-        if torch.isfinite(norm):  # a gradient that is not finite must not destroy the weights
-            self.optimizer.step()
+        if not (math.isfinite(loss) and math.isfinite(norm.item())):
+            raise ModelError(self._diverged(f"the loss is {loss:.4g} and the norm of the gradient {norm.item():.4g}"))
+        self.optimizer.step()
+        if self.done + 1 == self.total and not all(bool(torch.isfinite(p).all()) for p in self.parameters.values()):
+            raise ModelError(self._diverged("a weight is not finite"))  # no loss of a later step would show it
         self.optimizer.zero_grad(set_to_none=True)
         self.scheduler.step()
         self.done += 1
         tokens = sum(batch.tokens for batch in batches)
         return Step(self.done, self.total, loss, language, contrastive, norm.item(), tokens)
+
+    def _diverged(self, what: str) -> str:
+        rate = self.recipe.learning_rate
+        return (
+            f"training diverged in step {self.done + 1} of {self.total}: {what}; lower train.learning_rate (it is "
+            f"{rate:g}), or set train.precision=fp32"
+        )
 
     def _scheduler_step(self) -> None:
         with warnings.catch_warnings():  # it warns unless the optimizer steps between any two of its own steps
@@ -138,8 +152,8 @@ class Optimization:
             record = json.loads((folder / CHECKPOINT_STATE).read_text(encoding="utf-8"))
             done, total = int(record["done"]), int(record["total"])
             tensors = load_file(folder / _TENSOR_FILE, device=str(self.backbone.device))
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            raise ModelError(f"{folder} is no whole checkpoint ({error}); start without --resume") from error
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
+            raise ModelError(f"{folder} is no whole checkpoint ({error!s:.200}); start without --resume") from error
         shapes = {key.removeprefix("parameter/"): t.shape for key, t in tensors.items() if key.startswith("parameter/")}
         if shapes != {name: p.shape for name, p in self.parameters.items()} or total != self.total:
             raise ModelError(f"{folder}: the checkpoint belongs to a run with other settings; start without --resume")

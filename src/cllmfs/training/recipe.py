@@ -108,7 +108,7 @@ class Recipe:
         """The parts to hold out in turn, as numbers of the examples; no parts if there are too few shots.
 
         Rare labels are spread over the parts first, so that the other parts have every label that occurs often enough.
-        With many shots, one part is enough.
+        With many shots, one part is enough. Repetitions of a text are in one part: no part may know another's texts.
         """
         if count < 2 or len(examples) < 2 * count or self.has_few_mentions(examples):
             return []
@@ -116,14 +116,17 @@ class Recipe:
         rng = random.Random(f"{seed}/folds")
         order = sorted(range(len(examples)), key=lambda _: rng.random())
         if len(examples) > self.many_shots:
-            return [sorted(order[: min(self.held_out, len(examples) // 3)])]
+            held_texts = {examples[number].text for number in order[: min(self.held_out, len(examples) // 3)]}
+            return [[number for number, example in enumerate(examples) if example.text in held_texts]]
         order.sort(key=lambda number: min((counts[span.label] for span in examples[number].spans), default=1 << 30))
         parts: list[list[int]] = [[] for _ in range(count)]
         held: list[Counter[str]] = [Counter() for _ in range(count)]
+        part_of: dict[str, int] = {}
         for number in order:
             labels = [span.label for span in examples[number].spans]
             rarest = min(labels, key=counts.__getitem__, default="")
-            part = min(range(count), key=lambda index: (held[index][rarest], len(parts[index])))
+            emptiest = min(range(count), key=lambda index: (held[index][rarest], len(parts[index])))
+            part = part_of.setdefault(examples[number].text, emptiest)
             parts[part].append(number)
             held[part].update(labels)
         return [sorted(part) for part in parts]

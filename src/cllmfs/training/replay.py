@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
@@ -39,14 +39,17 @@ class GeneralSentence:
 @lru_cache(maxsize=1)
 def general_sentences() -> tuple[GeneralSentence, ...]:
     """All sentences that ship with the package."""
-    sentences = []
-    for line in (files("cllmfs.training") / "replay.jsonl").read_text(encoding="utf-8").splitlines():
+    return tuple(parse_sentences((files("cllmfs.training") / "replay.jsonl").read_text(encoding="utf-8")))
+
+
+def parse_sentences(lines: str) -> Iterator[GeneralSentence]:
+    """Sentences from JSON lines with ``text`` and ``types``: name, description if any, and ``[start, end]`` spans."""
+    for line in lines.splitlines():
         record, types = json.loads(line), []
         for kind in record["types"]:
             spans = tuple(Span(start, end, kind["name"]) for start, end in kind["spans"])
             types.append(AskedType(kind["name"], kind.get("description", ""), spans))
-        sentences.append(GeneralSentence(record["text"], tuple(types)))
-    return tuple(sentences)
+        yield GeneralSentence(record["text"], tuple(types))
 
 
 @dataclass(eq=False)

@@ -8,19 +8,26 @@ from __future__ import annotations
 import logging
 import math
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from cllmfs.config import TrainConfig
+from cllmfs.config import Config, SpansConfig, TrainConfig
 from cllmfs.encoding.batches import Batch, collate, pack
 from cllmfs.encoding.encoder import Answers, Encoder
 from cllmfs.encoding.rows import Row
 from cllmfs.encoding.tokens import TokenizedText
 from cllmfs.errors import DataError
-from cllmfs.schema import Example, LabelSet, Span
+from cllmfs.schema import Example, LabelSet, Span, mentions
 from cllmfs.training.recipe import Recipe, choose_negatives
 
 logger = logging.getLogger(__name__)
+
+
+# Shares of all spans, and of those of one label, from which spans inside words, or inside others, decide how spans are
+# read. Fewer, and a single one, are taken for mistakes of the annotation.
+_ODD_SHARE, _ODD_SHARE_OF_LABEL = 0.05, 0.25
+_UNUSABLE_SHARE = 0.1  # share of the spans that no answer can contain from which training would teach falsehoods
 
 
 @dataclass(frozen=True)
@@ -30,50 +37,148 @@ class Shot:
     sentence: TokenizedText
     gold: Answers  # by label
     example: int = 0  # number of the example that it comes from
+    unknown: frozenset[str] = frozenset()  # labels of which the gold answer is not known in full
+    annotated: frozenset[str] | None = None  # the labels that were annotated; ``None``: all
+
+    def knows(self, label: str) -> bool:
+        """Whether the gold answer of a label is known, so that the sentence may be asked for it."""
+        return label not in self.unknown and (self.annotated is None or label in self.annotated)
 
 
 def encode_shots(examples: Iterable[Example], encoder: Encoder, window: int) -> list[Shot]:
     """The examples in tokens, long ones in windows of at most ``window`` tokens."""
-    return [
-        Shot(part.tokens, encoder.answers(part.tokens, example.spans), number)
-        for number, example in enumerate(examples)
-        for part in encoder.sentences(example.text, window)
+    shots = []
+    for number, example in enumerate(examples):
+        parts = encoder.sentences(example.text, window)
+        for part in parts:
+            gold = encoder.answers(part.tokens, example.spans)
+            starts, ends = (
+                [at for at in part.tokens.char_start if at >= 0],
+                [at for at in part.tokens.char_end if at >= 0],
+            )
+            # A tokenizer may drop characters at the edges of a text, which belong to its first and last part.
+            begin = 0 if part is parts[0] or not starts else starts[0]
+            end = len(example.text) if part is parts[-1] or not ends else ends[-1]
+            reached = [span for span in example.spans if begin < span.end and span.start < end]
+            unknown = {span.label for span in reached if _cut_off(span, part.tokens, gold.get(span.label, ()))}
+            shots.append(Shot(part.tokens, gold, number, frozenset(unknown), example.annotated))
+    return shots
+
+
+def _cut_off(span: Span, sentence: TokenizedText, kept: Sequence[tuple[int, int]]) -> bool:
+    """Whether a gold span of a sentence is outside its gold answer.
+
+    In flat answers, the leftmost of overlapping spans stands for the others.
+    """
+    places = [sentence.char_range(first, last) for first, last in kept]
+    return not any(start < span.end and span.start < end for start, end in places)
+
+
+_Place = tuple[Example, Span]
+
+
+def settle_spans(config: Config, examples: Sequence[Example], tokenize: Callable[[str, str], TokenizedText]) -> Config:
+    """The config with the edges and the nesting of spans that the shots show, where it leaves them to the shots.
+
+    Spans are read at the edges of tokens if a twentieth of the gold spans, or a quarter of those of a label, but two at
+    least, begin or end inside a word (as in compounds, and in languages with particles or endings), and may nest if as
+    many overlap an earlier one.
+
+    Args:
+        config: ``spans`` may be ``auto``.
+        examples: the shots.
+        tokenize: gives the tokens of a text for ``word`` or ``token`` edges.
+    """
+    spans, counts = config.spans, mentions(examples)
+    edges, nested, total = spans.edges, spans.nested, sum(counts.values())
+    if edges == "auto":
+        odd = [
+            (example, span)
+            for example in examples
+            for words, tokens in [(tokenize(example.text, "word"), tokenize(example.text, "token"))]
+            for span in example.spans
+            if not words.token_range(*span.key[:2]) and tokens.token_range(*span.key[:2])
+        ]
+        edges = "token" if _decide(odd, counts) else "word"
+        if edges == "token":
+            logger.warning(
+                "%d of %d gold spans begin or end inside a word, such as %s: spans are read at the edges of tokens "
+                "(spans.edges=token)", len(odd), total, _shown(*odd[0]),
+            )  # fmt: skip
+    inner = [
+        (one, span)
+        for one in examples
+        for n, span in enumerate(one.spans)
+        if any(_overlap(span, o) for o in one.spans[:n])
     ]
+    if nested == "auto":
+        nested = _decide(inner, counts)
+    if inner:
+        told = "nested spans are predicted (spans.nested=true)" if nested else "spans.nested=true would predict both"
+        logger.warning(
+            "%d of %d gold spans overlap an earlier one, such as %s: %s", len(inner), total, _shown(*inner[0]), told
+        )
+    return config.model_copy(update={"spans": SpansConfig(edges=edges, nested=nested)})
 
 
-def check_shots(examples: Sequence[Example], shots: Sequence[Shot]) -> None:
-    """Warn of gold spans that no answer can contain.
+def _decide(odd: Sequence[_Place], counts: Counter[str]) -> bool:
+    """Whether there are so many odd spans that they must be meant as they are."""
+    by_label = Counter(span.label for _, span in odd)
+    often = any(found >= max(2, _ODD_SHARE_OF_LABEL * counts[label]) for label, found in by_label.items())
+    return often or len(odd) >= max(2, _ODD_SHARE * counts.total())
+
+
+def check_shots(examples: Sequence[Example], shots: Sequence[Shot], encoder: Encoder) -> None:
+    """Warn of gold spans that no answer can contain; their labels are not asked where they are.
 
     Raises:
-        DataError: if no example has a token, or there are gold spans and no answer can contain any of them.
+        DataError: if no example has a token, or more than a tenth of the gold spans cannot be used.
     """
     if not shots:
         raise DataError(f"training needs at least one sentence with words in it, got {len(examples)} empty texts")
-    kept = {
-        (shot.example, *shot.sentence.char_range(first, last), label)
-        for shot in shots
-        for label, spans in shot.gold.items()
-        for first, last in spans
-    }
-    given = [(number, span) for number, example in enumerate(examples) for span in example.spans]
-    lost = [(examples[number], span) for number, span in given if (number, *span.key) not in kept]
-    if not lost:
-        return
-    example, span = lost[0]
-    what = (
-        f"{len(lost)} gold span(s) are left out of training, because they end inside a word, overlap another span of "
-        f"their label or fit no window, such as {example.text[span.start : span.end]!r} ({span.label}) in "
-        f"{example.source or repr(example.text[:40])}; spans.edges=token, spans.nested=true or a larger "
-        "runtime.window_tokens may help"
-    )
-    if len(lost) == len(given):
-        raise DataError(f"training needs at least one span that an answer can hold; {what}")
-    logger.warning("%s", what)
+    kept: dict[int, set[tuple[int, int, str]]] = {}
+    for shot in shots:
+        places = ((*shot.sentence.char_range(*span), label) for label, spans in shot.gold.items() for span in spans)
+        kept.setdefault(shot.example, set()).update(places)
+    total, inside, covered, cut = 0, list[_Place](), list[_Place](), list[_Place]()
+    for number, example in enumerate(examples):
+        total += len(example.spans)
+        lost = [span for span in example.spans if span.key not in kept.get(number, ())]
+        tokens = encoder.tokenize(example.text) if lost else None
+        for span in lost:
+            same = [other for other in example.spans if other.label == span.label and _overlap(span, other)]
+            odd = tokens is None or not tokens.token_range(span.start, span.end)
+            (inside if odd else covered if same else cut).append((example, span))
+    unusable = len(inside) + len(cut)
+    problems = [
+        (inside, "begin or end where no token does", "if the offsets are right, choose a base whose tokenizer "
+         "cuts there, or label the whole words" if encoder.edges == "token" else "if the offsets are right, set "
+         "spans.edges=token or label the whole words"),
+        (cut, "fit no window", "set a larger runtime.window_tokens"),
+        (covered, "overlap an earlier span of their label", "set spans.nested=true to learn both"),
+    ]  # fmt: skip
+    told = [f"{len(lost)} {what}, such as {_shown(*lost[0])}; {advice}" for lost, what, advice in problems if lost]
+    if unusable > _UNUSABLE_SHARE * total:
+        raise DataError(
+            f"{unusable} of {total} gold spans cannot be learned, and training without them would teach that nothing "
+            f"is there: {'. '.join(told)}"
+        )
+    if told:
+        logger.warning("gold spans that are left out of training, of %d: %s", total, ". ".join(told))
+
+
+def _shown(example: Example, span: Span) -> str:
+    return f"{example.text[span.start : span.end]!r:.60} ({span.label}) in {example.source or repr(example.text[:40])}"
+
+
+def has_answers(shots: Iterable[Shot]) -> bool:
+    """Whether a gold span can be learned from the shots."""
+    return any(spans and shot.knows(label) for shot in shots for label, spans in shot.gold.items())
 
 
 def answered_labels(labels: LabelSet, shots: Sequence[Shot]) -> LabelSet:
     """The labels with a span in some shot. Of any other label, only empty answers would be learned."""
-    seen = {label for shot in shots for label, spans in shot.gold.items() if spans}
+    seen = {label for shot in shots for label, spans in shot.gold.items() if spans and shot.knows(label)}
     return LabelSet({label: text for label, text in labels.items() if label in seen})
 
 
@@ -174,7 +279,8 @@ class ShotBatches:
 
     def _rows(self, index: int, rng: random.Random) -> list[Row]:
         shot = self.shots[index]
-        queries = [replace(query, spans=tuple(shot.gold.get(query.label, ()))) for query in self.queries]
+        known = [query for query in self.queries if shot.knows(query.label)]
+        queries = [replace(query, spans=tuple(shot.gold.get(query.label, ()))) for query in known]
         absent = [query.label for query in queries if not query.spans]
         drawn = set(sorted(absent, key=lambda _: rng.random())[: self.negatives])
         asked = [query for query in queries if query.spans or query.label in drawn]

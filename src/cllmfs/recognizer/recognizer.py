@@ -6,32 +6,54 @@ This file combines the parts: a base, an adapter, an encoder, a calibration. Wha
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import logging
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, overload
 
 import torch
 
+from cllmfs.assurance.guarantee import Guarantee, Risk, applies, text_hash
+from cllmfs.assurance.retention import Retention, RetentionReport
+from cllmfs.assurance.thresholds import choose_thresholds, distinct_texts, estimate, judge_texts
 from cllmfs.config import Config, RuntimeConfig
-from cllmfs.decoding.calibration import Calibration, ExpectedCalibrations
+from cllmfs.decoding.calibration import ExpectedCalibrations
 from cllmfs.decoding.extraction import Extractor
-from cllmfs.encoding.prompts import PromptTemplate
+from cllmfs.decoding.greedy import Rules
+from cllmfs.encoding.tokens import tokenize
 from cllmfs.errors import ConfigError, DataError, ModelError
 from cllmfs.evaluation import Scores, evaluate_spans
-from cllmfs.files import whole_folder
 from cllmfs.model.adapter import Adapter
 from cllmfs.model.backbone import Backbone
-from cllmfs.model.bases import MINI
-from cllmfs.model.folder import ADAPTER, changed_by, is_model_folder, read_manifest, versions, write_model
-from cllmfs.model.loading import FIGURES_FILE, load_backbone, write_base
+from cllmfs.model.bases import MINI, locate_base
+from cllmfs.model.folder import ADAPTER, is_model_folder, read_manifest, write_model
+from cllmfs.model.inspection import is_kind
+from cllmfs.model.loading import FIGURES_FILE, load_backbone
 from cllmfs.progress import TrainingProgress, is_watched
+from cllmfs.recognizer.arguments import (
+    Labels,
+    check_risk,
+    check_shared,
+    checked_config,
+    checked_texts,
+    checked_threshold,
+    gold_examples,
+    labels_to_fit,
+)
+from cllmfs.recognizer.notices import Notices
+from cllmfs.recognizer.storage import manifest, pickled, restore, save_merged, settings_of, unpickle
 from cllmfs.schema import Document, Example, LabelSet, mentions
 from cllmfs.training.fit import fit
 from cllmfs.training.loop import Progress
+from cllmfs.training.shots import settle_spans
+
+logger = logging.getLogger(__name__)
 
 _STREAM_BATCH = 64
-Labels = LabelSet | Mapping[str, str] | Iterable[str]
 
 
 class EntityRecognizer:
@@ -66,17 +88,38 @@ class EntityRecognizer:
         share: EntityRecognizer | None = None,
     ) -> None:
         self.base = base
-        self.config = _checked(config)
+        self.config = checked_config(config)
         self.labels = self._given = None if labels is None else LabelSet(labels)
         self.shots: dict[str, Any] = {}
         self.scores: dict[str, Any] = {}
         weights = self.config.runtime.weights
-        self._backbone = _shared(share, base, weights, device) or load_backbone(base, device=device, weights=weights)
-        self._extractor = Extractor(self._backbone, self.config)
+        check_shared(share, base, weights, device)
+        shared = None if share is None else share._backbone
+        self._backbone: Backbone = shared or load_backbone(base, device=device, weights=weights)
+        self._prepare(self.config, None)
         figures, votes = self._backbone.figures, self.config.calibrate.votes
         self._expected = ExpectedCalibrations.of_base(figures, votes, f"{base}: {FIGURES_FILE}")
         self.calibration = self._expected.zero_shot
+        self.guarantee: Guarantee | None = None
+        self.retention: RetentionReport | None = None
         self._adapter: Adapter | None = None
+
+    def _prepare(self, config: Config, rules: Rules | None) -> None:
+        """Make what reads texts with the settings, which in ``spans`` may be those that the shots decided."""
+        self._notices = Notices(self._backbone.prompt, self.base)
+        self._extractor = self._reader(config, rules)
+
+    def _reader(self, config: Config, rules: Rules | None) -> Extractor:
+        plain = rules is None
+        extractor = Extractor(self._backbone, config) if plain else Extractor(self._backbone, config, rules=rules)
+        extractor.on_read = self._notices.of_texts
+        return extractor
+
+    def __getstate__(self) -> dict[str, Any]:
+        return pickled(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        unpickle(self, state)
 
     @property
     def trained(self) -> bool:
@@ -90,10 +133,11 @@ class EntityRecognizer:
 
     def fit(
         self,
-        examples: Sequence[Example],
+        examples: Iterable[Example | Mapping[str, Any]],
         *,
-        dev: Sequence[Example] | None = None,
+        dev: Iterable[Example | Mapping[str, Any]] | None = None,
         labels: Labels | None = None,
+        risk: Risk | None = None,
         checkpoint: str | Path | None = None,
         resume: bool = False,
         quiet: bool = False,
@@ -106,10 +150,12 @@ class EntityRecognizer:
         adapter replaces the previous one. If training fails or is interrupted, the previous adapter stays.
 
         Args:
-            examples: the shots.
+            examples: the shots, as examples or as records of the format jsonl.
             dev: sentences whose strict F1 decides when to stop, which weights to keep, and how scores are calibrated.
             labels: the types, with descriptions if a mapping. By default those of the constructor, otherwise those of
                 ``examples``, with the descriptions that the recognizer already has.
+            risk: choose the thresholds such that models which learned from a part of the shots keep a recall or a
+                precision on the other part. This is an estimate; :meth:`calibrate` gives a guarantee.
             checkpoint: folder in which the state of the training is saved at intervals.
             resume: continue from ``checkpoint``, if there is one.
             quiet: show no progress. By default, progress is shown on a terminal and in a notebook.
@@ -121,33 +167,47 @@ class EntityRecognizer:
             DataError: if there is nothing to learn from, or an example has a label that is not among ``labels``.
             ModelError: if the checkpoint is damaged or that of another run, or this is called by ``on_progress``.
         """
-        asked = self._labels_to_fit(examples, dev or (), labels)
+        shots, held_out = gold_examples(examples), gold_examples(dev or ())
+        check_risk(risk, self.config, bool(held_out))
+        given = self._given if labels is None else LabelSet(labels)
+        asked = labels_to_fit(shots, held_out, given, self.labels)
         folder = None if checkpoint is None else Path(checkpoint)
         shown = TrainingProgress() if on_progress is None and not quiet and is_watched() else None
         with self._backbone.training(), shown or contextlib.nullcontext():
+            split = partial(tokenize, self._backbone.prompt.tokenizer)
+            self._notices.of_training(shots, held_out, asked, (split(shot.text) for shot in shots))
+            extractor = self._reader(settle_spans(self.config, shots, split), self._extractor.rules)
+            measured = self._backbone.figures if self.config.train.retention else None
+            retention = Retention(extractor, self._expected.zero_shot, asked) if measured else None
             outcome = fit(
-                self._extractor,
-                examples,
+                extractor,
+                shots,
                 asked,
                 self._expected,
-                dev=dev,
+                dev=held_out,
                 checkpoint=folder,
                 resume=resume,
                 changes=recipe,
                 on_progress=on_progress or shown,
             )
+            report = retention.report() if retention else None
+            guarantee = risk and estimate(outcome.held_out, risk, asked, outcome.calibration, self._run_as())
             # Still under the lock: another thread must never combine the new adapter with the old labels.
             self._adapter = self._backbone.adapters.capture()
-            self.labels, self.calibration = asked, outcome.calibration
+            self.labels, self.calibration, self._extractor = asked, outcome.calibration, extractor
+            self.guarantee, self.retention = guarantee or None, report
             self.shots = {
-                "sentences": len(examples),
-                "mentions": dict(sorted(mentions(examples).items())),
+                "sentences": len(shots),
+                "mentions": dict(sorted(mentions(shots).items())),
                 "steps": outcome.steps,
                 "learning_rate": outcome.learning_rate,
                 "keep": round(outcome.keep, 4),
+                "hashes": sorted({text_hash(shot.text) for shot in shots}),
             }
-            measured = {"dev strict micro F1": outcome.dev_f1, "held-out shots strict micro F1": outcome.held_out_f1}
-            self.scores = {name: round(f1, 4) for name, f1 in measured.items() if f1 is not None}
+            found = {"dev strict micro F1": outcome.dev_f1, "held-out shots strict micro F1": outcome.held_out_f1}
+            self.scores = {name: round(f1, 4) for name, f1 in found.items() if f1 is not None}
+        if report is not None and (notice := report.notice()):
+            logger.warning("%s", notice)
         return self
 
     # A str is an iterable of str, too; the first signature wins, which is intended.
@@ -184,40 +244,79 @@ class EntityRecognizer:
         self, texts: Iterable[str], *, labels: Labels | None = None, threshold: float | None = None
     ) -> Iterator[Document]:
         """Like :meth:`predict`, but one document at a time, for inputs of any size; texts are read a batch ahead."""
-        with self._backbone.lock:  # a training in another thread replaces these three together
-            asked, adapter, calibration = self._asked(labels), self._adapter, self.calibration
-        least = self.config.runtime.threshold or None if threshold is None else threshold
-        if least is not None and not (isinstance(least, int | float) and 0.0 <= least <= 1.0):
-            raise ConfigError(f"threshold must lie in 0 to 1, got {least!r}")
-        if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
-            raise DataError(f"texts must be strings, one or many, got {type(texts).__name__} {str(texts)[:40]!r}")
-        numbered = enumerate(texts)
+        with self._backbone.lock:  # a training in another thread replaces these together
+            asked, adapter, extractor = self._asked(labels), self._adapter, self._extractor
+            calibration, guarantee = self.calibration, self.guarantee
+        least = checked_threshold(threshold, self.config.runtime.threshold)
+        kept = guarantee if guarantee and applies(guarantee, asked, threshold, self._run_as()) else None
+        chosen, promise = (kept.calibration(calibration), kept.promise()) if kept else (calibration, None)
+        self._notices.of_labels(asked)
+        numbered = enumerate(checked_texts(texts))
         while chunk := list(islice(numbered, _STREAM_BATCH)):
             for number, text in chunk:
                 if not isinstance(text, str):
                     raise DataError(f"a text must be a string, got {type(text).__name__} at position {number}")
             with self._backbone.reading(adapter):
-                documents = self._extractor.extract([text for _, text in chunk], asked, calibration, least)
-            yield from documents
+                found = extractor.extract(
+                    [text for _, text in chunk], asked, chosen, least, conflicts_first=kept is not None
+                )
+            yield from (replace(document, guarantee=promise) for document in found) if promise else found
 
-    def evaluate(self, examples: Sequence[Example], *, labels: Labels | None = None, quick: bool = False) -> Scores:
+    def calibrate(
+        self,
+        examples: Iterable[Example | Mapping[str, Any]],
+        *,
+        recall: float | None = None,
+        precision: float | None = None,
+        confidence: float = 0.95,
+    ) -> Guarantee:
+        """Choose thresholds at which a recall, a precision or both can be promised; predictions use them from then on.
+
+        Args:
+            examples: labeled texts of the kind that the model will read, chosen at random, and none of its shots.
+            recall: the share of the mentions of a text that is found on average.
+            precision: the share of the spans reported in a text that is right on average.
+            confidence: the confidence of each promise.
+
+        Raises:
+            ConfigError: if a share does not lie between 0 and 1, or none is given, or ``runtime.threshold`` is set.
+            DataError: if the texts are too few, or no threshold is good enough; nothing is changed then.
+        """
+        risk, gold = Risk(recall, precision, confidence), gold_examples(examples)
+        check_risk(risk, self.config)
+        with self._backbone.lock:  # no training may replace the model in the meantime
+            asked = self._asked(None)
+            texts = distinct_texts(gold, risk, asked, self.shots.get("hashes", ()))
+            with self._backbone.reading(self._adapter):
+                judged = judge_texts(self._extractor, texts, asked, self.calibration)
+            self.guarantee = made = choose_thresholds(judged, risk, asked, self._run_as())
+        return made
+
+    def _run_as(self) -> RuntimeConfig:
+        """How the model is run, with the number format that ``auto`` has become."""
+        return self.config.runtime.model_copy(update={"weights": self._backbone.weights})
+
+    def evaluate(
+        self, examples: Iterable[Example | Mapping[str, Any]], *, labels: Labels | None = None, quick: bool = False
+    ) -> Scores:
         """Strict scores on gold examples: every type is asked of every sentence, and offsets must be exact.
 
         Args:
-            examples: gold sentences.
+            examples: gold sentences, as examples or as records of the format jsonl.
             labels: the types to ask for; by default the recognizer's own, otherwise those of ``examples``.
             quick: leave out the scenarios of nervaluate.
 
         Raises:
             DataError: if there are no examples, or one breaks a rule.
         """
-        if not examples:
+        gold = gold_examples(examples)
+        if not gold:
             raise DataError("evaluation needs at least one sentence, got none")
-        if labels is None and self.labels is None:
-            labels = LabelSet.of_examples(examples)
-        asked = self._asked(labels)
-        documents = list(self.stream([example.text for example in examples], labels=asked))
-        return evaluate_spans(examples, documents, asked, scenarios=not quick)
+        with self._backbone.lock:  # no training may replace the model in the meantime
+            asked = self._asked(LabelSet.of_examples(gold) if labels is None and self.labels is None else labels)
+            self._notices.of_scores(gold, asked, self.shots.get("hashes", ()))
+            documents = list(self.stream([example.text for example in gold], labels=asked))
+        return evaluate_spans(gold, documents, asked, scenarios=not quick)
 
     def save(self, folder: str | Path) -> Path:
         """Write a model folder, which appears whole or not at all.
@@ -229,7 +328,8 @@ class EntityRecognizer:
             adapter, record = self._adapter, self.info()
         if adapter is None:
             raise ModelError("there is no adapter to save: call fit() first")
-        return write_model(Path(folder), record, adapter.save)
+        base = None if self.base == MINI else self._backbone.fingerprint.folder
+        return write_model(Path(folder), record, adapter.save, base)
 
     def save_base(self, folder: str | Path) -> Path:
         """Write base and adapter merged into a new base, an ordinary causal LM to be trained further or used elsewhere.
@@ -239,17 +339,8 @@ class EntityRecognizer:
         Raises:
             ModelError: if nothing was trained, the folder is not empty, or the weights are not in fp32.
         """
-        target = Path(folder)
-        if not self.trained:
-            raise ModelError("there is no adapter to merge into the base: call fit() first")
-        if target.is_file() or (target.is_dir() and any(target.iterdir())):
-            raise ModelError(f"{target} holds something already; a base is written to a new folder")
-        try:
-            with self._backbone.reading(self._adapter), whole_folder(target) as aside:
-                write_base(self._backbone, aside)
-        except OSError as error:
-            raise ModelError(f"the base cannot be written to {target}: {error}") from error
-        return target
+        save_merged(self, Path(folder))
+        return Path(folder)
 
     @classmethod
     def load(
@@ -259,6 +350,7 @@ class EntityRecognizer:
         labels: Labels | None = None,
         config: Config | None = None,
         runtime: RuntimeConfig | None = None,
+        base: str | None = None,
         device: str | None = None,
         share: EntityRecognizer | None = None,
     ) -> EntityRecognizer:
@@ -270,88 +362,32 @@ class EntityRecognizer:
             config: the settings of a base. Those of a trained model are fixed: a config that differs from them in
                 anything but ``runtime`` is refused.
             runtime: how the model is run, in place of the settings that it was saved with.
+            base: where the base of a trained model is, if it has moved; it must be the same base.
             device: as in the constructor.
             share: as in the constructor.
 
         Raises:
-            ConfigError: if ``config`` has other values for settings that training fixed.
-            ModelError: if the folder is damaged, or its base is not the one that it was trained on.
+            ConfigError: if ``config`` has other values for settings that training fixed, or ``base`` is given for a
+                model that is a base itself.
+            ModelError: if the folder is damaged, or its base is not found or not the one that it was trained on.
         """
-        if not is_model_folder(model) and not (Path(model) / ADAPTER).is_file():
-            settings = _checked(config).with_runtime(runtime)
+        if not is_model_folder(model) and not is_kind(Path(model) / ADAPTER, stat.S_IFREG):
+            if base is not None:
+                raise ConfigError(f"base= is where the base of a trained model is, and {model} is none; leave it out")
+            settings = checked_config(config).with_runtime(runtime)
             return cls(str(model), labels=labels, config=settings, device=device, share=share)
         record = read_manifest(model)
-        saved = Config.from_dict(record["config"], f"{model}/cllmfs.json")
-        if config is not None:
-            if changed := changed_by(_checked(config).to_dict(), saved.to_dict()):
-                raise ConfigError(
-                    f"{model} was trained with another {', '.join(changed)}, which training fixes; pass runtime= to "
-                    "change how the model is run, or train again"
-                )
-            runtime = runtime or config.runtime
+        settings = settings_of(model, record, config, runtime)
         known = record["labels"] if labels is None else labels
-        made = cls(record["base"], labels=known, config=saved.with_runtime(runtime), device=device, share=share)
-        made._take_over(model, record)
+        made = cls(locate_base(model, record, base), labels=known, config=settings, device=device, share=share)
+        restore(made, model, record)
         if labels is None:
             made._given = None  # new shots may bring new labels
         return made
 
-    def _take_over(self, model: str | Path, record: Mapping[str, Any]) -> None:
-        """Load what a model folder contains besides settings, if its base and prompt are those of this recognizer."""
-        found = self._backbone.fingerprint.value
-        if found != record["base_hash"]:
-            raise ModelError(
-                f"{model} was trained on another version of {self.base!r} ({record['base_hash'][:20]}…, found "
-                f"{found[:20]}…); train it again, or install the version of cllmfs that it names: "
-                f"{record.get('versions', {}).get('cllmfs')}"
-            )
-        if self._backbone.prompt.template != PromptTemplate.from_dict(record["prompt"], f"{model}/cllmfs.json"):
-            raise ModelError(
-                f"{model} was trained with another prompt than {self.base!r} has now; restore the base's "
-                "cllmfs_prompt.json, or train again"
-            )
-        self._adapter = Adapter.load(Path(model))
-        self.shots, self.scores = record.get("shots", {}), record.get("scores", {})
-        self.calibration = self._expected.trained
-        if "calibration" in record:
-            self.calibration = Calibration.from_dict(record["calibration"], f"{model}/cllmfs.json")
-        with self._backbone.reading(self._adapter):
-            pass  # so that an adapter that does not fit its base is reported now
-
     def info(self) -> dict[str, Any]:
         """The content of the manifest of a model folder, ready for JSON."""
-        return {
-            "base": self.base,
-            "base_hash": self._backbone.fingerprint.value,
-            "trained": self.trained,
-            "labels": dict(self.labels or {}),
-            "prompt": self._backbone.prompt.template.to_dict(),
-            "config": self.config.to_dict(),
-            "versions": versions(),
-            "shots": self.shots,
-            "scores": self.scores,
-            "calibration": self.calibration.to_dict(),
-        }
-
-    def _labels_to_fit(self, examples: Sequence[Example], dev: Sequence[Example], labels: Labels | None) -> LabelSet:
-        if not examples:
-            raise DataError("training needs at least one labeled sentence, got none")
-        for example in [*examples, *dev]:
-            example.check()
-        if not any(example.spans for example in examples):
-            raise DataError(f"none of the {len(examples)} sentences has a labeled span; label a few first")
-        asked = self._given if labels is None else LabelSet(labels)
-        if asked is None:
-            known = dict(self.labels or {})
-            asked = LabelSet({label: known.get(label, "") for label in LabelSet.of_examples(examples)})
-        for example in [*examples, *dev]:
-            for span in example.spans:
-                if span.label not in asked:
-                    raise DataError(
-                        f"the label {span.label!r} is not among the labels given ({', '.join(asked)}); add it to them",
-                        source=example.source,
-                    )
-        return asked
+        return manifest(self)
 
     def _asked(self, labels: Labels | None) -> LabelSet:
         if labels is not None:
@@ -361,26 +397,3 @@ class EntityRecognizer:
                 "no types are known: this base is not trained; name them with labels=… (or --labels, --label)"
             )
         return self.labels
-
-
-def _checked(config: Config | None) -> Config:
-    """The config, or the defaults."""
-    if config is not None and not isinstance(config, Config):
-        raise ConfigError(f"config must be a Config, got {type(config).__name__}; Config.from_dict(...) checks a dict")
-    return config or Config()
-
-
-def _shared(other: EntityRecognizer | None, base: str, weights: str, device: str | None) -> Backbone | None:
-    """The loaded base of another recognizer, if there is one and it is what would be loaded."""
-    if other is None:
-        return None
-    if not isinstance(other, EntityRecognizer) or other.base != base:
-        got = f"one of {other.base!r}" if isinstance(other, EntityRecognizer) else f"{other!r:.60}"
-        raise ConfigError(f"share must be a recognizer of the same base, {base!r}, got {got}")
-    elsewhere = device is not None and not str(other.device).startswith(device)  # "cuda" means "cuda:0", too
-    if weights not in ("auto", other.config.runtime.weights) or elsewhere:
-        raise ConfigError(
-            f"the shared base has runtime.weights={other.config.runtime.weights} and is on {other.device}; leave "
-            "runtime.weights and device out, or load the base again"
-        )
-    return other._backbone
