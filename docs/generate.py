@@ -1,12 +1,17 @@
-"""Writes the reference pages that come from the code: the command line, the settings and the Python API.
+"""Writes all of the documentation that comes from the code or from result files.
 
-``python docs/generate.py`` writes them again, and ``make docs`` runs it first; a test compares them with the code.
+The reference (command line, settings, Python API) comes from the code, the pages and pictures in ``docs/results`` from
+the result files of ``benchmarks``, and so do the figures that other pages quote (``docs/figures.py``). ``python
+docs/generate.py`` writes everything again, and ``make docs`` runs it first; tests compare the files with it.
 """
 
 from __future__ import annotations
 
 import inspect
+import json
 import re
+import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +23,16 @@ import cllmfs
 from cllmfs import config, errors, evaluation, formats
 from cllmfs.cli.app import app
 
-FOLDER = Path(__file__).parent / "reference"
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # `python docs/generate.py` finds only this folder
+
+from benchmarks.guarantee import report as guarantee_report  # noqa: E402
+from benchmarks.speed import report as speed_report  # noqa: E402
+from cllmfs.benchmark.report import write_report  # noqa: E402
+from docs import figures  # noqa: E402
+
+FOLDER = ROOT / "docs" / "reference"
+RESULTS = ROOT / "docs" / "results"
 NOTE = "<!-- Written by docs/generate.py from the code: change the code, then run `make docs`. -->"
 MODULES = {
     cllmfs: cllmfs.__all__,
@@ -76,7 +90,7 @@ def _value(value: object) -> str:
 
 def _values(setting: config.Setting) -> str:
     if setting.choices:
-        return ", ".join(f"`{choice}`" for choice in setting.choices)
+        return ", ".join(f"`{config.written(choice)}`" for choice in setting.choices)
     kind = {bool: "`true`, `false`", int: "whole number", float: "number", str: "text"}[type(setting.default)]
     low, high = setting.low, setting.high
     if high is not None:
@@ -188,13 +202,71 @@ def _page(parts: list[str]) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+# --- results and figures ---------------------------------------------------------------------------------------------
+
+# The results of each page of `cllmfs report`, and what the report is told.
+REPORTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "few_shot.md": (
+        "few_shot",
+        {
+            "order": ["cllmfs", "token classifier"],
+            "curves": ["cllmfs", "plain LoRA", "GLiNER", "token classifier"],
+        },
+    ),
+    "published.md": (
+        "published",
+        {"order": ["cllmfs", "token classifier"], "title": "On published support sets", "plot": False},
+    ),
+    "contrast.md": (
+        "contrast",
+        {
+            "order": ["in base, tuning and votes", "no contrast"],
+            "title": "With and without the contrastive objective",
+            "plot": False,
+        },
+    ),
+    "ablation.md": (
+        "ablation",
+        {"split": "dev", "order": ["cllmfs"], "baseline": "cllmfs", "title": "What each part contributes"},
+    ),
+    "cross_domain.md": (
+        "cross_domain",
+        {"order": ["source, then target", "target only"], "title": "Across domains", "plot": False},
+    ),
+}
+MINI_CARD = "mini/MODEL_CARD.md"  # written by hand but for its figures, and copied into the package
+
+
+def write_results(folder: Path) -> None:
+    """The pages of results with their pictures."""
+    for name, (benchmark, options) in REPORTS.items():
+        write_report(ROOT / "benchmarks" / benchmark / "results", folder / name, **options)
+    content = json.loads((ROOT / "benchmarks" / "speed" / "results.json").read_text(encoding="utf-8"))
+    (folder / "speed.md").write_text(speed_report.markdown(content, "speed.png"), encoding="utf-8")
+    speed_report.plot(content["cells"], folder / "speed.png")
+    content = json.loads((ROOT / "benchmarks" / "guarantee" / "results.json").read_text(encoding="utf-8"))
+    (folder / "guarantee.md").write_text(guarantee_report.markdown(content, "guarantee.png"), encoding="utf-8")
+    guarantee_report.plot(content, folder / "guarantee.png")
+
+
+def write_figures() -> None:
+    """The figures that other pages quote, and the copy of the base's card."""
+    for name in figures.pages():
+        text = (ROOT / name).read_text(encoding="utf-8")
+        if (made := figures.fill(name, text)) != text:
+            (ROOT / name).write_text(made, encoding="utf-8")
+    shutil.copyfile(ROOT / MINI_CARD, ROOT / "src" / "cllmfs" / "mini" / "README.md")
+
+
 PAGES = {"command-line.md": command_line, "settings.md": settings, "python.md": python_api}
 
 
 def main() -> None:
-    """Write all pages."""
+    """Write everything."""
     for name, made in PAGES.items():
         (FOLDER / name).write_text(made(), encoding="utf-8")
+    write_results(RESULTS)
+    write_figures()
 
 
 if __name__ == "__main__":

@@ -8,7 +8,9 @@
 
 An HTML comment on the line above a block changes this: ``<!-- not run: reason -->`` leaves it out, ``<!-- fails -->``
 expects an error of cllmfs, and ``<!-- output -->`` compares a text block with what the last command or Python block
-printed. A page that uses the files of another page says so: ``<!-- continues: tutorial.md -->``.
+printed. ``<!-- scores -->`` compares the micro-averaged scores that a text block shows, if models are trained in full;
+rounding differs between machines, so :data:`TOLERANCE` is allowed. A page that uses the files of another page says so:
+``<!-- continues: tutorial.md -->``.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from typer.testing import CliRunner
 from cllmfs.cli.app import app
 from cllmfs.errors import CllmfsError
 
+TOLERANCE = 0.05
 _BLOCK = re.compile(
     r"^(?:<!-- (?P<note>[^\n]*?) -->\n)?```(?P<language>\w*)(?: title=\"(?P<title>[^\"]+)\")?\n(?P<body>.*?)^```$",
     re.MULTILINE | re.DOTALL,
@@ -86,10 +89,11 @@ def read_commands(body: str) -> Iterator[str]:
 
 
 class Runner:
-    """Runs the blocks of one page in a folder, which must be the current one."""
+    """Runs the blocks of one page in the current folder; with ``quick``, models are hardly trained."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, quick: bool = False) -> None:
         self.folder = folder
+        self.quick = quick
         self.output = ""
         self.names: dict[str, Any] = {"__name__": "__main__"}
 
@@ -109,6 +113,9 @@ class Runner:
             assert block.language == "text", f"a block of {block.language or 'no language'} needs a title or a reason"
             if block.note == "output":
                 assert _squeezed(block.body) == _squeezed(self.output)
+            if block.note == "scores" and not self.quick:
+                shown, scored = _micro(block.body), _micro(self.output)
+                assert all(abs(a - b) <= TOLERANCE for a, b in zip(shown, scored, strict=True)), (shown, scored)
 
     def _python(self, block: Block, fails: bool) -> None:
         printed = io.StringIO()
@@ -143,6 +150,11 @@ class Runner:
             if target is not None:
                 (self.folder / target).write_text(result.stdout, encoding="utf-8")
         assert (code != 0) == fails, f"`{command}` left with {code}:\n{self.output}"
+
+
+def _micro(text: str) -> list[float]:
+    """Micro-averaged precision, recall and F1 in the output of ``cllmfs evaluate``."""
+    return [float(word) for word in next(line for line in text.splitlines() if "micro" in line).split()[1:4]]
 
 
 def _squeezed(text: str) -> str:

@@ -96,37 +96,6 @@ def read_table(path: str, first: str) -> tuple[list[str], list[list[str]]]:
     return head, rows
 
 
-def expected_cell(system: str, k: int, head: list[str], rows: list[list[str]]) -> str:
-    """The average of a system over all data sets, with the number of its support sets in parentheses."""
-    name = system if k else f"zero-shot {system}"
-    if name not in head:
-        return "-"
-    *sets, average = (row for row in rows if row[1] == str(k or 1))
-    assert average[0] == f"average of {len(sets)}"
-    cell = average[head.index(name)]
-    if k == 0 or cell == "-":
-        return cell
-    supports = {row[head.index(name)].rpartition(" ")[2] for row in sets}
-    assert len(supports) == 1, f"{system} has other support sets on some data sets"
-    return f"{cell} {supports.pop()}"
-
-
-def test_results_of_the_readme_are_those_of_the_results_page() -> None:
-    shown_head, shown = read_table("README.md", "system")
-    head, rows = read_table("docs/results/few_shot.md", "data set")
-    systems = {
-        "plain LoRA on the same base": "plain LoRA",
-        "GLiNER, trained on the sources of `cllmfs-mini`": "GLiNER",
-        "the method's public ancestor on `cllmfs-mini`": "ancestor",
-        "spaCy `ner`": "spaCy",
-        "nearest neighbor (StructShot)": "nearest neighbor",
-    }
-    numbers = [int(name.removesuffix(" shots")) for name in shown_head[1:]]
-    for name, *cells in shown:
-        system = systems.get(name, name)
-        assert [cell.replace("**", "") for cell in cells] == [expected_cell(system, k, head, rows) for k in numbers]
-
-
 def test_layers_in_contributing_are_those_that_are_checked() -> None:
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
         "contracts"

@@ -45,7 +45,7 @@ def run_page(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path, bool],
         before = continued_page(page)
         if before is not None:
             shutil.copytree(run(before, quick), folder, dirs_exist_ok=True)
-        runner, start = Runner(folder), Path.cwd()
+        runner, start = Runner(folder, quick), Path.cwd()
         os.chdir(folder)
         try:
             for block in read_blocks(page):
@@ -133,6 +133,13 @@ def test_output_is_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     run_blocks(tmp_path, *lines, "one   two", "```", monkeypatch=monkeypatch)
     with pytest.raises(AssertionError):
         run_blocks(tmp_path, *lines, "three", "```", monkeypatch=monkeypatch)
+
+
+def test_scores_are_compared_with_a_tolerance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = ("```sh", "echo ' micro 0.90 0.50 0.64 34'", "```", "", "<!-- scores -->", "```text", " strict")
+    run_blocks(tmp_path, *lines, " micro   0.875   0.500   0.640   34", "```", monkeypatch=monkeypatch)
+    with pytest.raises(AssertionError, match=r"0\.8, 0\.5, 0\.64"):
+        run_blocks(tmp_path, *lines, " micro   0.800   0.500   0.640   34", "```", monkeypatch=monkeypatch)
 
 
 def test_an_unknown_language_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

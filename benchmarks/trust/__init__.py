@@ -1,0 +1,1 @@
+"""Scripts that look for wrong answers, lost files and tracebacks by trying very many inputs."""
