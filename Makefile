@@ -4,13 +4,13 @@
 PYTHON ?= python3
 VENV ?= .venv
 PIP_ARGS ?=
-PYTEST_ARGS ?= -q
+PYTEST_ARGS ?= -q -n auto
 
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-lowest check lint types floors format docs bench bench-few-shot bench-quick bench-speed bench-trust mini mini-check clean
+.PHONY: help setup demo test test-lowest check lint types floors format docs bench bench-few-shot bench-quick bench-speed trust bench-trust mini mini-check clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -97,6 +97,13 @@ bench-speed: $(STAMP) .venv-span-marker/.installed .venv-spacy/.installed ## spe
 	$(PY) docs/generate.py
 
 TRUST := benchmarks/trust
+SEED ?= 1
+
+trust: $(STAMP) ## fuzz, kill and damage a little, in minutes; SEED chooses what
+	$(PY) -m benchmarks.trust.grounding --spans 20000 --seed $(SEED)
+	$(PY) -m benchmarks.trust.threads --threads 16 --texts 40 --base small --seed $(SEED)
+	$(PY) -m benchmarks.trust.kills --kills 30 --real 3 --seed $(SEED)
+	$(PY) -m benchmarks.trust.mutations --inputs 300 --failures runs/trust --seed $(SEED)
 
 bench-trust: $(STAMP) ## fuzz, kill and damage everything, in full size: hours
 	$(PY) -m benchmarks.trust.grounding --spans 1000000 --output $(TRUST)/results.json

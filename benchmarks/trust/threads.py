@@ -191,6 +191,7 @@ def main() -> None:
     recorder = Recorder(__file__, __doc__ or "")
     recorder.parser.add_argument("--threads", type=int, default=8)
     recorder.parser.add_argument("--texts", type=int, default=40, help="texts that each thread predicts")
+    recorder.parser.add_argument("--processes", type=int, default=2, help="processes that get a recognizer by pickle")
     recorder.parser.add_argument("--base", default=MINI, help="the base, or small for a tiny one with random weights")
     options = recorder.parse()
     threads, calls = Threads(), some_calls(options.texts, options.seed)
@@ -203,7 +204,7 @@ def main() -> None:
         print(dict(threads.counts), file=sys.stderr, flush=True)
         use_together(threads, base, calls[: max(10, len(calls) // 20)], options.threads, Path(place))
         print(dict(threads.counts), file=sys.stderr, flush=True)
-        send_by_pickle(threads, one, calls[:40], 2)
+        send_by_pickle(threads, one, calls[:40], options.processes)
     record = {"base": options.base, "counts": dict(sorted(threads.counts.items())), "errors": dict(threads.errors)}
     recorder.finish({**record, "differences": threads.faults}, threads.faults)
 

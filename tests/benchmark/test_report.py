@@ -280,6 +280,31 @@ def test_a_file_of_something_else_is_named(written: str, tmp_path: Path) -> None
         results.read_results(tmp_path, "test")
 
 
+@pytest.mark.parametrize(
+    "keys, value",
+    [
+        (["system"], 3), (["dataset"], ["alpha"]), (["dataset"], 1), (["k"], "many"), (["k"], 1 << 60), (["seed"], -1),
+        (["seed"], None), (["scores"], []), (["scores", "micro", "tp"], 0.5), (["scores", "micro", "fp"], 1 << 60),
+        (["scores", "sentences", "count"], "9"), (["shots"], 5), (["shots", "sha256"], {}), (["confidence"], [1]),
+        (["confidence"], {"ece": "x"}), (["confidence"], {"ece": float("nan")}), (["limit"], "all"), (["seconds"], 1),
+        (["seconds"], {"train": []}), (["seconds"], {"predict": "1"}), (["seconds"], {"train": float("inf")}),
+        (["scores", "boundary"], 1), (["scores", "typing_accuracy"], "x"), (["scores", "paper_line"], {"gold": 1}),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_value_of_another_type_is_named(keys: list[str], value: Any, tmp_path: Path) -> None:
+    path = put(tmp_path, RUNS[0]) / "cllmfs" / "alpha" / "test-0-shot-0.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    inner = record
+    for key in keys[:-1]:
+        inner = inner[key]
+    inner[keys[-1]] = value
+    path.write_text(json.dumps(record), encoding="utf-8")
+    with pytest.raises(DataError, match=r"test-0-shot-0\.json: a result must have the form") as caught:
+        results.read_results(tmp_path, "test")
+    assert len(str(caught.value)) < 600
+
+
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"a results folder must exist, got .*none"):
         results.read_results(tmp_path / "none", "test")

@@ -105,8 +105,10 @@ def read_results(folder: str | Path, split: str) -> dict[str, list[Run]]:
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
             if record["split"] == split:
-                systems.setdefault(record["system"], []).append(_run(record))
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+                if not isinstance(record["system"], str):
+                    raise ValueError(f"system = {record['system']!r:.60}")
+                systems.setdefault(record["system"], []).append(_checked(_run(record)))
+        except (OSError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
             message = f"a result must have the form that `cllmfs benchmark` writes, got {error!r:.200}"
             raise DataError(message, source=str(path)) from error
     return systems
@@ -134,8 +136,29 @@ def _run(record: Mapping[str, Any]) -> Run:
     )
 
 
-def _counts(record: Mapping[str, int]) -> Counts:
-    return Counts(record["tp"], record["fp"], record["fn"])
+def _checked(run: Run) -> Run:
+    """The run; a ValueError if one of its values has another type than it should have, or is not finite."""
+    for name, value in vars(run).items():
+        if name in ("dataset", "shots"):
+            valid = isinstance(value, str)
+        elif name in ("k", "seed", "sentences"):
+            valid = _is_count(value)
+        else:
+            valid = name == "episode" or value is None or (isinstance(value, int | float) and math.isfinite(value))
+        if not valid:
+            raise ValueError(f"{name} = {value!r:.60}")
+    return run
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value < 1 << 53
+
+
+def _counts(record: Mapping[str, Any]) -> Counts:
+    counts = [record[name] for name in ("tp", "fp", "fn")]
+    if not all(map(_is_count, counts)):
+        raise ValueError(f"counts = {counts!r:.60}")
+    return Counts(*counts)
 
 
 def _percent(share: float | None) -> float | None:
