@@ -21,7 +21,7 @@ from cllmfs.config import Config, RuntimeConfig
 from cllmfs.errors import ConfigError, DataError, ModelError
 from cllmfs.recognizer import EntityRecognizer
 from cllmfs.schema import Example, Span
-from tests.recognizer.test_recognizer import MORE, SHOTS, TEXTS, facts, quick
+from tests.recognizer.test_recognizer import MORE, SHOTS, TEXTS, eager, facts, quick
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +168,7 @@ def test_edges_and_nesting_that_the_shots_decided_are_saved(tiny_base: Path, tmp
     made = quick(tiny_base).fit([*MORE, *odd, *odd])
     assert made.config.spans == Config().spans
     assert made.info()["spans"] == {"edges": "token", "nested": True}
-    loaded = EntityRecognizer.load(made.save(tmp_path / "model"))
+    loaded = eager(EntityRecognizer.load, made.save(tmp_path / "model"))
     assert loaded.config == made.config and loaded.info()["spans"] == made.info()["spans"]
     assert [facts(one) for one in loaded.predict(TEXTS)] == [facts(one) for one in made.predict(TEXTS)]
     assert made.fit(MORE).info()["spans"] == {"edges": "word", "nested": False}  # decided anew
@@ -195,7 +195,7 @@ def test_a_guarantee_is_given_kept_and_carried(
     assert document.guarantee == made.promise() and document.to_dict()["guarantee"] == made.promise()
     for given in ({"threshold": 0.5}, {"labels": ["person"]}):
         assert model.predict(TEXTS[0], **given).guarantee is None  # type: ignore[arg-type]
-    loaded = EntityRecognizer.load(model.save(tmp_path / "model"))
+    loaded = eager(EntityRecognizer.load, model.save(tmp_path / "model"))
     assert loaded.guarantee == made
     assert [facts(one) for one in loaded.predict(TEXTS)] == [facts(one) for one in model.predict(TEXTS)]
     with pytest.raises(DataError, match="not learned from"):
