@@ -168,7 +168,8 @@ def run_here(arguments: Sequence[str], folder: Path, stop_at: int, how: int) -> 
 
     def on_event(event: str, arguments: tuple[Any, ...]) -> None:
         nonlocal count
-        if event not in WRITING or not any(str(one).startswith(place) for one in arguments[:2]):
+        names = [one for one in arguments[: 1 if event == "open" else 2] if isinstance(one, str | os.PathLike)]
+        if event not in WRITING or not any(os.path.abspath(name).startswith(place) for name in names):
             return
         if event == "open" and not (arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
             return
