@@ -345,9 +345,9 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "another width": (other_model(hidden_size=40), "has the shape .* but config.json asks for"),
     "another vocabulary": (
         lambda base: save_base(base, tiny_model("llama", 200), own_byte_tokenizer()),
-        "the tokenizer has 258 tokens, but the weights only 200",
+        "the tokenizer has 258 numbers of tokens, but the weights only 200",
     ),
-    "a larger tokenizer": (larger_tokenizer, "the tokenizer has 300 tokens, but the weights only 258"),
+    "a larger tokenizer": (larger_tokenizer, "the tokenizer has 300 numbers of tokens, but the weights only 258"),
     "config empty": (cut(CONFIG, 0), r"config\.json: the file must be a JSON object"),
     "config cut": (cut(CONFIG, 40), r"config\.json: the file must be a JSON object"),
     "config a list": (lambda base: (base / CONFIG).write_text("[]"), r"must be a JSON object, got \[\]"),
@@ -377,8 +377,8 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "a link to nothing": (
         lambda base: ((base / WEIGHTS).unlink(), (base / WEIGHTS).symlink_to("nowhere")), "No such file or directory"
     ),
-    "tokenizer empty": (cut("tokenizer.json", 0), "cannot be loaded as a base"),
-    "tokenizer cut": (cut("tokenizer.json", 700), "cannot be loaded as a base"),
+    "tokenizer empty": (cut("tokenizer.json", 0), r"tokenizer\.json: the file must be a JSON object"),
+    "tokenizer cut": (cut("tokenizer.json", 700), r"tokenizer\.json: the file must be a JSON object"),
     "tokenizer of another kind": (lambda base: (base / "tokenizer.json").write_text('{"a": 1}'), "cannot be loaded as"),
     "tokenizer_config a list": (lambda base: (base / TOKENIZER).write_text("[1]"), r"must be a JSON object, got \[1\]"),
     "index empty": (
@@ -439,6 +439,63 @@ def test_an_odd_tokenizer_config_is_used_or_refused(base: Path, members: dict[st
     said = refusal(base)
     assert not said or re.search(r"tokenizer_config\.json|cannot be loaded as a base|has no fast tokenizer", said)
     assert len(said) < 1000 and "\n" not in said
+
+
+# numbers of tokens
+
+
+def set_in(file: str, *place: str | int, value: Any) -> Damage:
+    """Set one member of a JSON file, at a depth."""
+
+    def damage(base: Path) -> None:
+        record = json.loads((base / file).read_text(encoding="utf-8"))
+        inner = record
+        for name in place[:-1]:
+            inner = inner[name]
+        inner[place[-1]] = value
+        (base / file).write_text(json.dumps(record), encoding="utf-8")
+
+    return damage
+
+
+TOO_HIGH = r"{}: the number of the token .* must be below 16,777,216, got {}; get the file again"
+NUMBERS: dict[str, tuple[Damage, str]] = {
+    **{
+        f"{place[-1]} {number}": (
+            set_in("tokenizer.json", *place, value=number), TOO_HIGH.format("tokenizer.json", number)
+        )
+        for place in (("model", "vocab", "a"), ("model", "vocab", "\n"), ("added_tokens", 0, "id"))
+        for number in (1 << 24, (1 << 32) - 2, 1 << 32, 1 << 70, -(1 << 40))
+    },
+    "vocab.json": (put("vocab.json", a=0, b=(1 << 32) - 2), TOO_HIGH.format("vocab.json", "4294967294")),
+    "added_tokens.json": (put("added_tokens.json", a=4 << 30), TOO_HIGH.format("added_tokens.json", "4294967296")),
+    "added_tokens_decoder": (
+        put(TOKENIZER, added_tokens_decoder={"4294967294": {"content": "<z>", "special": True}}),
+        TOO_HIGH.format(TOKENIZER, "4294967294"),
+    ),
+    "a number above the rows": (set_in("tokenizer.json", "model", "vocab", "\u010a", value=5000), "has 5,001 numbers"),
+    "a delimiter without a row": (
+        put(TOKENIZER, added_tokens_decoder={"9000": {"content": "\n", "special": True}}, eos_token="\n"),
+        r"the token '\\n' has the number 258, but the embedding only 258 rows",
+    ),
+    "an added word without a row": (
+        put(TOKENIZER, added_tokens_decoder={"9000": {"content": "word", "special": False}}),
+        "the token 'word' has the number 258, but the embedding only 258 rows",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_number_of_a_token_that_the_base_cannot_hold_is_refused(base: Path, name: str) -> None:
+    damage, message = NUMBERS[name]
+    damage(base)
+    with pytest.raises(ModelError, match=message):
+        load_backbone(str(base), device="cpu")
+
+
+def test_a_padding_token_may_lack_a_row(base: Path) -> None:
+    put(TOKENIZER, added_tokens_decoder={"9000": {"content": "<pad>", "special": True}}, pad_token="<pad>")(base)
+    assert load_backbone(str(base), device="cpu").vocabulary == 258
 
 
 # files that may not be read

@@ -71,6 +71,7 @@ def _base_issues(base: str, known: LabelSet | None, examples: Sequence[Example])
     """Warnings of labels that are alike, and of texts that the base cannot read."""
     from cllmfs.encoding.coverage import CoverageNotices, FilePrompt, alike, spelled_alike, spelling_message
     from cllmfs.encoding.tokens import tokenize
+    from cllmfs.model.inspection import check_tokenizer
 
     labels = {**dict.fromkeys(sorted(mentions(examples)), ""), **(known or {})}
     groups: list[tuple[str, ...]] = []
@@ -79,6 +80,7 @@ def _base_issues(base: str, known: LabelSet | None, examples: Sequence[Example])
     if (folder := _base_on_disk(base)) is None:
         note(f"note: {base} is not on this machine: labels are compared by their spelling, and no text is checked")
     else:
+        check_tokenizer(folder)
         prompt = FilePrompt(folder)
         notices, groups = CoverageNotices(prompt, base), alike(prompt.query, labels)
         same = notices.of_labels(labels)

@@ -52,6 +52,8 @@ class FilePrompt:
             backend = Tokenizer.from_file(str(file))
         except Exception as error:  # the library raises bare exceptions
             raise ModelError(f"a base needs a fast tokenizer in {file}: {error!s:.200}") from error
+        backend.no_truncation()  # the file may hold the settings of another program's last call
+        backend.no_padding()
         try:
             template = json.loads(prompt.read_text(encoding="utf-8")) if prompt.exists() else {}
             self._template = PromptTemplate.from_dict(dict(template), str(prompt))

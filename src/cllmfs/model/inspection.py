@@ -17,17 +17,21 @@ from typing import Any
 
 from cllmfs.errors import ModelError
 
-CONFIG, TOKENIZER = "config.json", "tokenizer.json"
+CONFIG, TOKENIZER, TOKENIZER_CONFIG = "config.json", "tokenizer.json", "tokenizer_config.json"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 ADAPTER_CONFIG, TRAINED = "adapter_config.json", "cllmfs.json"
 # Files that transformers may read beside the weights; whatever else a folder holds is ignored.
-CONFIGS = (CONFIG, "tokenizer_config.json", "generation_config.json")
+CONFIGS = (CONFIG, TOKENIZER_CONFIG, "generation_config.json")
 TOKENIZERS = (
     TOKENIZER, "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt", "special_tokens_map.json",
     "added_tokens.json",
 )  # fmt: skip
 
+_PLAIN_VOCABULARIES = ("vocab.json", "added_tokens.json")  # objects of tokens and their numbers
+
 _LARGEST = 64 << 20  # bytes of a configuration
+_LARGEST_TOKENIZER = 512 << 20  # bytes
+_MOST_TOKENS = 1 << 24  # fifty times the largest vocabulary in use; the library reserves memory up to the last number
 _CODE = ("auto_map", "auto_mapping", "code_revision", "runtime_config", "trust_remote_code")
 _KERNELS = ("hub_kernels", "kernel_config", "kernels", "use_hub_kernels", "use_kernel", "use_kernels")
 _OTHER_FILES = ("backbone", "configuration_files", "fast_tokenizer_files", "transformers_weights")
@@ -250,6 +254,36 @@ def read_shapes(files: Iterable[Path]) -> Shapes:
         except (OSError, SafetensorError, ValueError) as error:
             raise ModelError(f"{path}: the weights are damaged: {error}; get the file again") from error
     return found
+
+
+def check_tokenizer(folder: Path) -> None:
+    """Refuse numbers of tokens for which the tokenizers library would reserve all memory, which ends the process.
+
+    Raises:
+        ModelError: with the token, its number and the file.
+    """
+    for file in (TOKENIZER, *_PLAIN_VOCABULARIES, TOKENIZER_CONFIG):
+        if not _present(path := folder / file):
+            continue
+        record = read_object(path, largest=_LARGEST_TOKENIZER)
+        for token, number in record.items() if file in _PLAIN_VOCABULARIES else _token_numbers(record):
+            if isinstance(number, int) and not -_MOST_TOKENS < number < _MOST_TOKENS:
+                raise ModelError(
+                    f"{path}: the number of the token {str(token)[:60]!r} must be below {_MOST_TOKENS:,}, got "
+                    f"{str(number)[:30]}; get the file again"
+                )
+
+
+def _token_numbers(record: Mapping[str, Any]) -> Iterator[tuple[Any, Any]]:
+    """Tokens and their numbers; whatever has another form than usual is left to the library to refuse."""
+    model, added, decoder = (record.get(name) for name in ("model", "added_tokens", "added_tokens_decoder"))
+    if isinstance(model, dict) and isinstance(model.get("vocab"), dict):
+        yield from model["vocab"].items()
+    for token in added if isinstance(added, list) else ():
+        if isinstance(token, dict):
+            yield token.get("content"), token.get("id")
+    for number, token in decoder.items() if isinstance(decoder, dict) else ():
+        yield token, int(number) if re.fullmatch(r"-?[0-9]{1,40}", number) else None
 
 
 def check_sizes(config: Mapping[str, Any], shapes: Shapes, path: Path) -> None:

@@ -37,6 +37,7 @@ from cllmfs.model.inspection import (
     cannot_be_a_base,
     check_base,
     check_sizes,
+    check_tokenizer,
     product,
     read_object,
     read_shapes,
@@ -75,6 +76,7 @@ def load_backbone(base: str, *, device: str | None = None, weights: str = "auto"
     with _own_errors(base):
         backbone = Backbone(base, model.eval(), tokenizer, prompt, figures, Fingerprint(base, commit))
         if base != MINI:
+            _check_rows(backbone)
             check_states(backbone)
         causal = is_causal(backbone)
     if not causal:
@@ -102,6 +104,7 @@ def _read(folder: Path, base: str, place: torch.device, weights: str) -> tuple[A
     options = {"trust_remote_code": False, "use_safetensors": True} | _number_format(weights, place)
     if base != MINI:
         _check_weights(folder, base)
+        check_tokenizer(folder)
     tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, use_fast=True)
     if getattr(tokenizer, "backend_tokenizer", None) is None:
         raise ModelError(f"{base!r} has no fast tokenizer (tokenizer.json), which character offsets need")
@@ -109,10 +112,10 @@ def _read(folder: Path, base: str, place: torch.device, weights: str) -> tuple[A
     if base != MINI:
         _check_report(report, base)
         check_finite(model.state_dict(), f"the base {base!r:.200} is damaged: get it again")
-        ids = tokenizer.backend_tokenizer.get_vocab_size(with_added_tokens=False)
+        ids = 1 + max(tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False).values(), default=-1)
         rows = int(model.get_input_embeddings().weight.shape[0])
         if ids > rows:
-            problem = f"the tokenizer has {ids:,} tokens, but the weights only {rows:,}"
+            problem = f"the tokenizer has {ids:,} numbers of tokens, but the weights only {rows:,}"
             raise ModelError(f"{base!r:.200}: {problem}; they are not of one model: get the folder again")
     return tokenizer, model if weights == "nf4" else model.to(place)  # four-bit weights are on the device already
 
@@ -227,6 +230,23 @@ def _check_report(report: dict[str, Any], base: str) -> None:
         problems = [f"the weight {left[0]!r:.200} belongs to no part that config.json describes"]
     if problems:
         raise ModelError(cannot_be_a_base(base, f"{str(problems[0]).splitlines()[0][:300]}; get the folder again"))
+
+
+def _check_rows(backbone: Backbone) -> None:
+    """Refuse a base whose prompts or texts would hold tokens that have no row in the embedding.
+
+    Special tokens may lack one, such as a padding token that was added later, as long as no prompt holds them.
+    """
+    prompt, rows = backbone.prompt, backbone.vocabulary
+    fixed = {*prompt.bos, *prompt.before, *prompt.after, *prompt.open, prompt.next_id, prompt.end_id}
+    added = backbone.tokenizer.added_tokens_decoder
+    used = sorted(fixed | {number for number, token in added.items() if not token.special})
+    if used and used[-1] >= rows:
+        raise ModelError(
+            f"{backbone.name!r:.200}: the token {str(backbone.tokenizer.convert_ids_to_tokens(used[-1]))[:60]!r} has "
+            f"the number {used[-1]:,}, but the embedding only {rows:,} rows: the tokenizer is not that of these "
+            "weights, or tokens were added without resizing the embedding; get the folder again"
+        )
 
 
 def _usable_device(name: str | None) -> torch.device:
