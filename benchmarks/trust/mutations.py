@@ -40,6 +40,7 @@ from cllmfs.config import Config, list_settings
 from cllmfs.formats.table import FORMATS
 
 CPU_LIMIT, WALL_LIMIT, SILENCE_LIMIT = 10, 90, 180  # seconds of an input, and of a process that says nothing
+PER_BYTE = 0.003  # seconds more for each byte of the file: a base with a token a byte may find a span at each of them
 LONGEST_MESSAGE = 2000
 MEMORY = 4 << 30  # bytes that the process may take beyond what it has when it starts
 
@@ -239,8 +240,8 @@ def try_case(case: Case) -> None:
     if case.path:
         Path(case.path).write_bytes(case.data)
     try:
-        signal.setitimer(signal.ITIMER_PROF, CPU_LIMIT)
-        signal.setitimer(signal.ITIMER_REAL, WALL_LIMIT)
+        signal.setitimer(signal.ITIMER_PROF, CPU_LIMIT + PER_BYTE * len(case.data))
+        signal.setitimer(signal.ITIMER_REAL, WALL_LIMIT + PER_BYTE * len(case.data))
         with contextlib.redirect_stdout(streams[0]), contextlib.redirect_stderr(streams[1]):
             app(case.arguments, prog_name="cllmfs")
     except SystemExit as end:

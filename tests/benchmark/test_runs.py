@@ -132,6 +132,8 @@ def test_a_configuration_is_read(tmp_path: Path) -> None:
             'n_way = 2\nsupports = "gum',
             "data.gum: only one of supports, episodes and n_way is allowed, got supports and n_way",
         ),
+        ("supports = 2", "supports = 1000001", "at most 1,000,000 support sets are allowed, got 1000001"),
+        ("supports = 2", f"supports = 1{'0' * 30}", "at most 1,000,000 support sets are allowed, got 1000000"),
         ('supports = "gum_{k}/{seed}.jsonl', 'episodes = "gum_{k}/{seed}.jsonl', "the placeholder {seed} has no value"),
         ('supports = "gum_{k}/{seed}.jsonl', 'episodes = "gum_{k}.jsonl', "episodes need shots, got 0 shots of gum"),
         ('split = "dev"', 'split = "train"', "split must be 'dev' or 'test', got 'train'"),

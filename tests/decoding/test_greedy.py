@@ -292,6 +292,28 @@ def test_whatever_the_model_says_the_answer_is_legal(
         assert all(one[1] < two[0] for one, two in pairwise(ranges))
 
 
+class Eager(Scripted):
+    """Closes a span as soon as it can, and always goes on to another one."""
+
+    def _logits(self, emitted: tuple[int, ...]) -> list[float]:
+        return [60.0 if token == NEXT else -60.0 if token == END else 0.0 for token in self.batch.rows[0].candidates]
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("length", [1, 4, 60])
+def test_an_answer_ends(nested: bool, length: int) -> None:
+    text = text_of(tuple(range(100, 100 + length)))
+    batch = asked(text, nested)
+    ((spans,), _) = decode_batch(Eager(batch, {}), batch, 8192, Rules(open_at=0.0))
+    emitted = sum(span.last - span.first + 2 for span in spans)
+    if nested:  # all stretches of four tokens, but only some of those of sixty
+        assert len(spans) == {1: 1, 4: 10}.get(length, len(spans))
+        assert emitted <= 4 * length + 17
+        assert length < 60 or emitted > 3 * length
+    else:
+        assert [(span.first, span.last) for span in spans] == [(at, at) for at in range(length)]
+
+
 def masses(runner: Random, automaton: SpanAutomaton, end_bias: float) -> dict[tuple[int, ...], float]:
     """The probability that an answer begins with these tokens, for every beginning of an answer."""
     found: dict[tuple[int, ...], float] = {}

@@ -69,3 +69,12 @@ def test_no_other_assignment_has_more_votes(nested: bool) -> None:
         assert total(found) == pytest.approx(max(map(total, possible)))
         moved += found != answer
     assert moved > 20
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_long_repetition_is_placed_too(nested: bool) -> None:
+    count, given = 300, 140
+    votes = np.where(np.arange(count) < count - given, -4.0, 4.0)
+    answer = [(at, at) for at in range(given)]
+    found = most_voted(automaton([1] * count, nested), answer, votes)
+    assert found == [(at, at) for at in range(count - given, count)]

@@ -327,8 +327,10 @@ def other_rank(model: Path) -> None:
         (lambda model: change(model, labels={}), DataError, "at least one label"),
         (lambda model: change(model, config="none"), ModelError, "'config' cannot be 'none'"),
         (lambda model: change(model, shots=[1]), ModelError, r"'shots' cannot be \[1\]"),
-        (lambda model: change(model, shots={"mentions": 3}), ModelError, "'labels' must hold descriptions, 'shots'"),
-        (lambda model: change(model, labels={"person": 5}), ModelError, "'labels' must hold descriptions, 'shots'"),
+        (lambda model: change(model, shots={"mentions": 3}), ModelError, "'shots' must hold counts"),
+        (lambda model: change(model, shots={"hashes": {"a": 1}}), ModelError, "'shots' must hold .* and hashes"),
+        (lambda model: change(model, shots={"hashes": ["a", {}]}), ModelError, "hashes of shots must be texts"),
+        (lambda model: change(model, labels={"person": 5}), ModelError, "descriptions of labels .* must be texts"),
         (lambda model: change(model, versions=[]), ModelError, r"'versions' cannot be \[\]"),
         (
             lambda model: change(model, format=1, config={"decode": 5}),

@@ -43,8 +43,18 @@ def _check_placeholders(pattern: str, known: Collection[str]) -> str:
     return pattern
 
 
+def _first_numbers(value: Any) -> Any:
+    """The numbers from 0 for a count of them; any other value as it is."""
+    if type(value) is not int:
+        return value
+    if value > _MOST_SUPPORTS:
+        raise ValueError(f"at most {_MOST_SUPPORTS:,} support sets are allowed, got {str(value)[:30]}")
+    return [*range(value)]
+
+
+_MOST_SUPPORTS = 1_000_000
 _Numbers = list[Annotated[int, Field(ge=0)]]
-_Seeds = Annotated[_Numbers, BeforeValidator(lambda value: [*range(value)] if type(value) is int else value)]
+_Seeds = Annotated[_Numbers, BeforeValidator(_first_numbers)]
 
 
 class _Table(BaseModel):

@@ -27,6 +27,10 @@ from cllmfs.model.backbone import Backbone
 
 # Tokens of a span that are read before it is known that it continues: a pass over 4 costs hardly more than one over 1.
 SPECULATIVE_TOKENS = 3
+# Tokens of an answer for each token of its sentence. Only nested answers can be longer than two; without a limit, an
+# answer could give every stretch of a sentence, whose number grows with the square of its length.
+LONGEST_ANSWER = 4
+_SHORT_SENTENCE = 16  # tokens by which any answer may be longer
 
 
 @dataclass(frozen=True)
@@ -158,6 +162,8 @@ def decode_batch(
             guesses = [branch.automaton.ahead(branch.state, SPECULATIVE_TOKENS) for branch in active]
             for branch, guessed, scores in zip(active, guesses, runner.feed(active, guesses), strict=True):
                 _follow(branch, guessed, scores, rules)
+                if len(branch.emitted) >= LONGEST_ANSWER * len(branch.automaton.ids) + _SHORT_SENTENCE:
+                    branch.state = replace(branch.state, ended=True)
             active = [branch for branch in active if not branch.state.ended]
     spans: list[list[DecodedSpan]] = [[] for _ in batch.rows]
     for number, branch in enumerate(branches):
@@ -215,7 +221,8 @@ def _advance(branch: AnsweringBranch, scores: np.ndarray, rules: Rules) -> int:
     tokens = list(choices)
     # The span that each delimiter would close. NEXT can only close an occurrence after which another span has room.
     delimiters = [token for token in tokens if state.candidates and not choices[token]]
-    closing = {token: automaton.closings(state, token)[0] for token in delimiters}  # the leftmost occurrence
+    closings = {token: automaton.first_closing(state, token) for token in delimiters}
+    closing = {token: span for token, span in closings.items() if span is not None}
     adjusted = scores[[branch.local[token] for token in tokens]].astype(np.float64)
     if automaton.end_id in choices:
         adjusted[tokens.index(automaton.end_id)] += rules.end_bias

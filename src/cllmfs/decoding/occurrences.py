@@ -44,18 +44,38 @@ def most_voted(automaton: SpanAutomaton, answer: Sequence[Place], votes: np.ndar
         answer: the spans of one type, in order, at their leftmost occurrences.
         votes: [n], the votes of the type for each token of the sentence.
     """
-    options = [occurrences(automaton, place) for place in answer]
+    known: dict[tuple[int, ...], np.ndarray] = {}
+    options: list[np.ndarray] = []  # [m, 2] for each span
+    for first, last in answer:
+        ids = tuple(automaton.ids[first : last + 1])
+        if ids not in known:
+            known[ids] = np.array(occurrences(automaton, (first, last)))
+        options.append(known[ids])
     if all(len(found) == 1 for found in options):
         return list(answer)
-    # best[place]: the highest sum of votes of the spans up to this one, if it is at this place, and the places.
-    best: dict[Place, tuple[float, list[Place]]] = {(-1, -1): (0.0, [])}
+    # Dynamic programming from left to right. For each place of a span: the highest sum of votes up to it, and the index
+    # of the place before it. Places are in order, so those that may come before one are the first few.
+    sums, ends = np.zeros(1), np.array([-1])
+    kept: list[np.ndarray] = []
+    came: list[np.ndarray] = []
     for given, found in zip(answer, options, strict=True):
-        reached: dict[Place, tuple[float, list[Place]]] = {}
-        for place in found:
-            before = [kept for last, kept in best.items() if (place > last if automaton.nested else place[0] > last[1])]
-            if before:
-                total, places = max(before, key=lambda one: one[0])
-                own = (votes[place[0]] + votes[place[1]]) / 2 - _MARGIN * (place != given)
-                reached[place] = (total + own, [*places, place])
-        best = reached
-    return max(best.values(), key=lambda one: one[0])[1]
+        keys = found[:, 0] * len(votes) + found[:, 1]
+        before = np.searchsorted(ends, keys if automaton.nested else found[:, 0])
+        found, before = found[before > 0], before[before > 0]
+        came.append(_leftmost_best(sums)[before - 1])
+        kept.append(found)
+        moved = (found != given).any(1)
+        sums = sums[came[-1]] + votes[found].mean(1) - _MARGIN * moved
+        ends = found[:, 0] * len(votes) + found[:, 1] if automaton.nested else found[:, 1]
+    at, chosen = int(sums.argmax()), []
+    for found, links in zip(reversed(kept), reversed(came), strict=True):
+        chosen.append((int(found[at, 0]), int(found[at, 1])))
+        at = int(links[at])
+    return chosen[::-1]
+
+
+def _leftmost_best(sums: np.ndarray) -> np.ndarray:
+    """For each number [m], the index of the leftmost highest one up to it."""
+    highest = np.maximum.accumulate(sums)
+    new = np.concatenate([[True], sums[1:] > highest[:-1]])
+    return np.maximum.accumulate(np.where(new, np.arange(len(sums)), 0))

@@ -10,7 +10,7 @@ nothing of text, labels or the model.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 _NOTHING = (-1, -1)
@@ -72,15 +72,29 @@ class SpanAutomaton:
         later = self.starts[bisect_right(self.starts, last[0]) :]
         return [last[0], *later] if last != _NOTHING and self._furthest[last[0]] > last[1] else later
 
+    def _has_room(self, last: tuple[int, int]) -> bool:
+        """Whether another span may follow the one at ``last``."""
+        if self.nested and self._furthest[last[0]] > last[1]:
+            return True
+        return bool(self.starts) and self.starts[-1] > last[0 if self.nested else 1]
+
     def closings(self, state: State, token: int | None = None) -> list[tuple[int, int]]:
         """The token ranges (first, last) that the open span could mean if it were closed now, from left to right.
 
         With ``token``, only those that this delimiter may close: after NEXT there must be room for another span.
         """
-        found = [(position - state.length + 1, position) for position in state.candidates if self.end_ok[position]]
-        if self.nested:
-            found = [span for span in found if span > state.last]
-        return [span for span in found if self._open_starts(span)] if token == self.next_id else found
+        return list(self._closings(state, token))
+
+    def first_closing(self, state: State, token: int | None = None) -> tuple[int, int] | None:
+        """The leftmost of :meth:`closings`, which may be many where a text repeats itself; ``None`` without any."""
+        return next(self._closings(state, token), None)
+
+    def _closings(self, state: State, token: int | None) -> Iterator[tuple[int, int]]:
+        for position in state.candidates:
+            span = (position - state.length + 1, position)
+            allowed = self.end_ok[position] and (not self.nested or span > state.last)
+            if allowed and (token != self.next_id or self._has_room(span)):
+                yield span
 
     def choices(self, state: State) -> Choices:
         """Allowed token ids, each with the sentence positions that it would copy; delimiters copy none."""
@@ -100,9 +114,9 @@ class SpanAutomaton:
         for position in state.candidates:
             if self._furthest[position + 1] >= 0:
                 allowed.setdefault(self.ids[position + 1], []).append(position + 1)
-        if closed := self.closings(state):
+        if (closed := self.first_closing(state)) is not None:
             allowed[self.end_id] = []
-            if self._open_starts(closed[0]):
+            if self._has_room(closed):
                 allowed[self.next_id] = []
         return allowed
 
@@ -126,10 +140,10 @@ class SpanAutomaton:
             return State(state.last, tuple(positions), state.length + 1)
         last = state.last
         if state.candidates:
-            closings = self.closings(state, token)
-            if span is not None and span not in closings:
+            if span is not None and span not in self._closings(state, token):
+                closings = self.closings(state, token)
                 raise ValueError(f"the span {span} cannot be closed by token {token} here; {closings} can")
-            last = span if span is not None else closings[0]
+            last = span or self.first_closing(state, token) or _NOTHING
         return State(last, must_open=token == self.next_id, ended=token == self.end_id)
 
     def path(self, spans: Iterable[tuple[int, int]]) -> list[tuple[int, Choices]]:

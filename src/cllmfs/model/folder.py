@@ -122,9 +122,12 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     for key, kind in (_REQUIRED | _OPTIONAL).items():
         if key in record and not isinstance(record[key], kind):
             raise ModelError(f"{path}: {key!r} cannot be {record[key]!r:.60}; save the model again")
-    counts = record.get("shots", {}).get("mentions", {})
-    if not isinstance(counts, dict) or not all(isinstance(text, str) for text in record["labels"].values()):
-        raise ModelError(f"{path}: 'labels' must hold descriptions, 'shots' counts of mentions; save the model again")
+    shots = record.get("shots", {})
+    hashes = shots.get("hashes", [])
+    if not isinstance(shots.get("mentions", {}), dict) or not isinstance(hashes, list):
+        raise ModelError(f"{path}: 'shots' must hold counts of mentions, and hashes; save the model again")
+    if not all(isinstance(text, str) for text in (*hashes, *record["labels"].values())):
+        raise ModelError(f"{path}: descriptions of labels and hashes of shots must be texts; save the model again")
     if not all(isinstance(place, str) for place in record.get("base_folder", {}).values()):
         raise ModelError(f"{path}: 'base_folder' must hold paths, got {record['base_folder']!r:.60}")
     if not os.path.lexists(Path(folder) / ADAPTER):
