@@ -39,7 +39,7 @@ from cllmfs.cli.app import app
 from cllmfs.config import Config, list_settings
 from cllmfs.formats.table import FORMATS
 
-CPU_LIMIT, WALL_LIMIT, SILENCE_LIMIT = 10, 90, 180  # seconds of an input, and of a process that says nothing
+CPU_LIMIT, WALL_LIMIT, SILENCE_LIMIT = 10, 90, 400  # seconds of an input, and of a process that says nothing
 PER_BYTE = 0.003  # seconds more for each byte of the file: a base with a token a byte may find a span at each of them
 LONGEST_MESSAGE = 2000
 MEMORY = 4 << 30  # bytes that the process may take beyond what it has when it starts
