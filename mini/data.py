@@ -1,6 +1,6 @@
 """Training examples of cllmfs-mini: how one query is drawn from the training sets.
 
-    load_sources(data_dir)          -> the allowed sets, filtered, without their held-out sentences
+    load_all(data_dir)              -> the public sets, the sheets and the annotated passages, without what is held out
     draw(sources, seed=, index=)    -> Query: a text, the types asked, the gold spans of those types
     held_out(data_dir)              -> the check set, one list of queries a source, nothing augmented
 
@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from cllmfs.schema import Example, Span
+from mini.annotated.source import AnnotatedSource, annotated_source
 from mini.augment import Rng, TokenSpan, add_typo, join_naturally, pick, replace_mention, shuffled
-from mini.sources import Report, Source, TrainingItem, TypeNames, load_sources
+from mini.sources import Report, Source, TrainingItem, TypeNames, load_sources, measuring_texts, normalized
 
 __all__ = [
     "QueriedType",
@@ -31,6 +32,7 @@ __all__ = [
     "draw",
     "held_out",
     "held_out_queries",
+    "load_all",
     "load_sources",
     "pick_item",
     "pick_source",
@@ -39,6 +41,8 @@ __all__ = [
 MAX_HELD_OUT_TYPES = 12
 PLAIN_NAME_SHARE = 0.4  # of the types asked go by their first name
 LOWER_CASE_SHARE = 0.25  # of the sentences are in small letters
+DESCRIPTION_SHARE = 0.35  # of the types asked have a description beside the name
+ONLY_DESCRIPTION_SHARE = 0.04  # of the types asked go by a description in the place of a name
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,13 @@ def pick_item(source: Source, rng: Rng) -> TrainingItem:
     return source.items[pick(rng, source.filled)]
 
 
+def _not_annotated(source: Source, inside: set[str]) -> set[str]:
+    """Labels that a sentence may hold without a mark, since labels of another group are marked in it."""
+    if not any(group & inside for group in source.apart):
+        return set()
+    return {label for group in source.apart if not group & inside for label in group}
+
+
 def _choose_types(source: Source, item: TrainingItem, rng: Rng) -> list[TypeNames]:
     """3-6 types where the source has them: up to 4 present, 1-3 absent, seldom 1-2 of another domain, shuffled.
 
@@ -90,7 +101,7 @@ def _choose_types(source: Source, item: TrainingItem, rng: Rng) -> list[TypeName
     """
     inside = {span[2] for span in item.spans}
     present = shuffled(rng, [label for label in source.labels if label in inside])[: 6 if item.written else 4]
-    absent = shuffled(rng, [label for label in source.labels if label not in inside])
+    absent = shuffled(rng, [label for label in source.labels if label not in inside | _not_annotated(source, inside)])
     count = 1 + int(rng.random() * 3)
     if not item.written:
         count = min(max(count, 3 - len(present)), 6 - len(present))
@@ -105,10 +116,12 @@ def _choose_types(source: Source, item: TrainingItem, rng: Rng) -> list[TypeName
 
 
 def _ask(kind: TypeNames, rng: Rng) -> QueriedType:
+    if rng.random() < ONLY_DESCRIPTION_SHARE:
+        return QueriedType(kind.key, pick(rng, kind.descriptions).rstrip("."), "")
     name = kind.names[0] if rng.random() < PLAIN_NAME_SHARE else pick(rng, kind.names[1:])
     if rng.random() < 0.15:
         name = (name.lower(), name.title(), name.upper(), name.replace(" ", "_"))[int(rng.random() * 4)]
-    return QueriedType(kind.key, name, pick(rng, kind.descriptions) if rng.random() < 0.35 else "")
+    return QueriedType(kind.key, name, pick(rng, kind.descriptions) if rng.random() < DESCRIPTION_SHARE else "")
 
 
 def draw(sources: Sequence[Source], *, seed: int, index: int) -> Query:
@@ -121,8 +134,13 @@ def draw(sources: Sequence[Source], *, seed: int, index: int) -> Query:
     rng = np.random.default_rng((seed, index))
     source = pick_source(sources, rng)
     item = pick_item(source, rng)
-    kinds = _choose_types(source, item, rng)
-    types = _distinct([_ask(kind, rng) for kind in kinds])
+    if isinstance(source, AnnotatedSource):
+        kinds = source.choose(item, rng)
+        types = _distinct([_ask(kind, rng) for kind in kinds])
+        asked = {kind.key for kind in types}
+        example = source.example_for(item, [kind for kind in kinds if kind.key in asked])
+        return replace(Query(example, types, source.name), example=_change_case(example, rng))
+    types = _distinct([_ask(kind, rng) for kind in _choose_types(source, item, rng)])
     tokens, spans = item.tokens, item.spans
     if rng.random() < 0.15:
         tokens, spans = replace_mention(tokens, spans, source.mentions, rng)
@@ -189,6 +207,11 @@ def held_out_queries(sources: Sequence[Source]) -> dict[str, list[Query]]:
     queries: dict[str, list[Query]] = {}
     for source in sources:
         for number, item in enumerate(source.held):
+            if isinstance(source, AnnotatedSource):
+                kinds = source.choose(item, np.random.default_rng((0, number)))
+                asked = tuple(QueriedType(kind.key, kind.names[0], "") for kind in kinds)
+                queries.setdefault(source.name, []).append(Query(source.example_for(item, kinds), asked, source.name))
+                continue
             inside = {span[2] for span in item.spans}
             turn = number % len(source.labels)
             rolled = source.labels[turn:] + source.labels[:turn]
@@ -196,6 +219,21 @@ def held_out_queries(sources: Sequence[Source]) -> dict[str, list[Query]]:
             types = [QueriedType(source.types[label].key, source.types[label].names[0], "") for label in chosen]
             queries.setdefault(source.name, []).append(_query(source, item.tokens, item.spans, types))
     return queries
+
+
+def load_all(data_dir: str | Path, *, written_share: float = 0.0, annotated_share: float = 0.0) -> list[Source]:
+    """The public sets, the written sheets and the annotated passages; raises as :func:`load_sources` does.
+
+    Args:
+        data_dir: folder of the public sets and texts.
+        written_share, annotated_share: draws from the sheets and from the passages for each draw from the public sets.
+    """
+    sources = load_sources(data_dir, written_share=written_share)
+    if not annotated_share:
+        return sources
+    checked = {normalized(item.tokens) for source in sources for item in source.held}
+    weight = annotated_share * sum(source.weight for source in sources if source.domain != "written")
+    return [*sources, annotated_source(Path(data_dir), weight, measuring_texts(Path(data_dir)) | checked)]
 
 
 def held_out(data_dir: str | Path) -> dict[str, list[Query]]:

@@ -23,7 +23,7 @@ from cllmfs.evaluation import Counts, evaluate_spans
 from cllmfs.model.backbone import Backbone
 from cllmfs.model.loading import load_backbone
 from cllmfs.schema import Document, Span
-from mini.data import Query, held_out_queries, load_sources
+from mini.data import Query, held_out_queries, load_all
 
 
 def score(backbone: Backbone, encoder: Encoder, queries: Sequence[Query], calibration: Calibration) -> Counts:
@@ -49,7 +49,7 @@ def evaluate(base: str, data: Path, limit: int) -> dict[str, dict[str, float]]:
     encoder = backbone.encoder(Config())
     calibration = ExpectedCalibrations.of_base(backbone.figures, votes=True, source=base).zero_shot
     totals: dict[str, Counts] = {}
-    for name, queries in held_out_queries(load_sources(data, written_share=1.0)).items():
+    for name, queries in held_out_queries(load_all(data, written_share=1.0, annotated_share=1.0)).items():
         group = f"written: {name.split('/')[0]}" if "/" in name else name
         counts = score(backbone, encoder, queries[:limit], calibration)
         totals[group] = totals.get(group, Counts()) + counts

@@ -12,7 +12,7 @@ import re
 import tomllib
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,17 +20,19 @@ from typing import Any
 import numpy as np
 
 from cllmfs.errors import ConfigError, DataError
-from cllmfs.schema import Example
+from cllmfs.schema import Example, Span
 from mini.augment import TokenSpan
 from mini.written import Sheet, sheets
 
 SOURCES_FILE = Path(__file__).with_name("sources.toml")
 TYPES_FILE = Path(__file__).with_name("types.toml")
 MAX_TOKENS = 60
-MEASURING = ("wnut17", "mit_movie_trivia", "snips", "crossner_", "few_tk_")
+MEASURING = ("wnut17", "mit_movie_trivia", "snips", "crossner_", "few_tk_", "fewnerd_")
 
 _LICENCES = re.compile(
-    r"(CC[ -]BY-SA|CC[ -]BY|CC0|public domain|MIT|Apache|GENIA)(?=$|[ -]v?\d|\s*\(|[,;.]| Licen[cs]e| Project)", re.I
+    r"(CC[ -]BY-SA|CC[ -]BY|CC0|public domain|MIT|Apache|GENIA|BSD|CDLA-Permissive)"
+    r"(?=$|[ -]v?\d|\s*\(|[,;.]| Licen[cs]e| Project)",
+    re.I,
 )
 _RESTRICTED = re.compile(r"(?<![a-z])(?:nc|nd|non-?commercial|no-?deriv\w*|not stated|mixed)(?![a-z])", re.I)
 _NOT_WORD = re.compile(r"[\W_]+")
@@ -40,13 +42,15 @@ _NOT_WORD = re.compile(r"[\W_]+")
 class TrainingItem:
     """One sentence: tokens, (start token, end token exclusive, label) spans, name of its source.
 
-    ``written`` is the sentence with its own spacing, where it did not come as tokens.
+    ``written`` is the sentence with its own spacing, where it did not come as tokens. ``group`` says to which part of a
+    set it belongs, if each part has labels of its own.
     """
 
     tokens: list[str]
     spans: list[TokenSpan]
     source: str
     written: Example | None = None
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,10 @@ class Report:
 
 @dataclass
 class Source:
-    """A training set, ready to draw from. ``items`` holds no held-out and no measuring sentence."""
+    """A training set, ready to draw from. ``items`` holds no held-out and no measuring sentence.
+
+    ``apart`` are groups of labels: where one of a group is present, those of the others were not annotated.
+    """
 
     name: str
     domain: str
@@ -92,12 +99,13 @@ class Source:
     types: dict[str, TypeNames]
     foreign: tuple[TypeNames, ...]
     report: Report
-    labels: tuple[str, ...] = ()
-    mentions: dict[str, list[tuple[str, ...]]] = field(default_factory=dict)
-    filled: list[int] = field(default_factory=list)
-    empty: list[int] = field(default_factory=list)
-    by_label: dict[str, list[int]] = field(default_factory=dict)
-    label_steps: list[float] = field(default_factory=list)
+    apart: tuple[frozenset[str], ...] = ()
+    labels: tuple[str, ...] = field(init=False)
+    mentions: dict[str, list[tuple[str, ...]]] = field(init=False, default_factory=dict)
+    filled: list[int] = field(init=False, default_factory=list)
+    empty: list[int] = field(init=False, default_factory=list)
+    by_label: dict[str, list[int]] = field(init=False, default_factory=dict)
+    label_steps: list[float] = field(init=False)
 
     def __post_init__(self) -> None:
         for number, item in enumerate(self.items):
@@ -150,18 +158,22 @@ def _read_split(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _refuse(name: str, entry: Mapping[str, Any], folder: Path) -> None:
-    """Refuse a measuring set, a license off the allow-list, and a license that the set's own META.json contradicts."""
+    """Refuse a measuring set, a license off the allow-list, and a license that the set's own META.json contradicts.
+
+    Where that file states none, ``license_stated_in`` names the place where its authors do.
+    """
     if is_measuring(name) or is_measuring(folder.name):
         raise ConfigError(f"the set {folder.name!r} is a measuring set and must not be trained on; take off {name!r}")
     license = str(entry.get("license", "not stated"))
-    allowed = "CC BY, CC BY-SA, CC0, public domain, MIT, Apache, GENIA"
+    allowed = "CC BY, CC BY-SA, CC0, public domain, MIT, Apache, GENIA, BSD, CDLA-Permissive"
     family = license_family(license)
     if family is None:
         raise ConfigError(f"the set {name!r} has the license {license!r}, which is not allowed; allowed: {allowed}")
     meta = folder / "META.json"
     if meta.is_file():
         stated = str(json.loads(meta.read_text(encoding="utf-8")).get("licence", "not stated"))
-        if license_family(stated) != family:
+        elsewhere = stated.startswith("not stated") and "license_stated_in" in entry
+        if license_family(stated) != family and not elsewhere:
             raise ConfigError(
                 f"the set {name!r} is listed as {license!r}, but its META.json states {stated!r}; allowed: {allowed}"
             )
@@ -198,10 +210,14 @@ def measuring_texts(data_dir: Path) -> set[str]:
     return {normalized(record["tokens"]) for path in files for record in _read_split(path)}
 
 
-def _clean(record: Mapping[str, Any], source: str) -> TrainingItem | None:
+def _clean(record: Mapping[str, Any], source: str, entry: Mapping[str, Any]) -> TrainingItem | None:
     """The record as an item, or ``None`` if it has no words, broken characters or spans that overlap."""
+    group = str(record.get(entry.get("each"), ""))
+    unasked = set(entry.get("unasked", ()))
+    if "text" in record:
+        return _clean_text(record, source, group, unasked)
     tokens = [str(token) for token in record["tokens"]]
-    spans = sorted((int(start), int(end), str(label)) for start, end, label in record["spans"])
+    spans = sorted((int(start), int(end), str(label)) for start, end, label in record["spans"] if label not in unasked)
     ends = [0, *(span[1] for span in spans)]
     if any(not end_before <= start < end for end_before, (start, end, _) in zip(ends, spans, strict=False)):
         return None
@@ -216,7 +232,22 @@ def _clean(record: Mapping[str, Any], source: str) -> TrainingItem | None:
     def speaks(start: int, end: int) -> bool:
         return any(char.isalnum() or unicodedata.category(char) == "Sc" for char in "".join(tokens[start:end]))
 
-    return TrainingItem(tokens, [span for span in spans if speaks(span[0], span[1])], source)
+    return TrainingItem(tokens, [span for span in spans if speaks(span[0], span[1])], source, group=group)
+
+
+def _clean_text(record: Mapping[str, Any], source: str, group: str, unasked: set[str]) -> TrainingItem | None:
+    """:func:`_clean` of a record with a text and offsets."""
+    text = str(record["text"])
+    marks = [mark for mark in record["spans"] if mark["label"] not in unasked]
+    spans = [Span(mark["start"], mark["end"], mark["label"]) for mark in marks]
+    spans = sorted((span for span in spans if any(char.isalnum() for char in text[span.start : span.end])), key=_place)
+    if "\ufffd" in text or any(one.end > other.start for one, other in pairwise(spans)):
+        return None
+    return replace(written_item(Example(text, tuple(spans)), source), group=group)
+
+
+def _place(span: Span) -> tuple[int, int]:
+    return span.start, span.end
 
 
 def _split_items(
@@ -230,10 +261,10 @@ def _split_items(
     for split in splits:
         for record in _read_split(folder / f"{split}.jsonl"):
             report.read += 1
-            text = normalized(record["tokens"])
+            text = normalized(record["tokens"] if "tokens" in record else [record["text"]])
             if text in measuring:
                 report.leaked += 1
-            elif not text or (item := _clean(record, name)) is None:
+            elif not text or (item := _clean(record, name, entry)) is None:
                 report.damaged += 1
             elif text in kept or text in held:
                 report.duplicate += 1
@@ -253,8 +284,8 @@ def _split_items(
 _WORD = re.compile(r"\w+(?:[-'’./:@&+]\w+)*|[^\w\s]")
 
 
-def _written_item(example: Example, source: str) -> TrainingItem:
-    """A sentence of a sheet as tokens; a mention's edges are always tokens' edges."""
+def written_item(example: Example, source: str) -> TrainingItem:
+    """A sentence that did not come as tokens, as tokens; a mention's edges are always tokens' edges."""
     edges = sorted({0, len(example.text), *(at for span in example.spans for at in (span.start, span.end))})
     words = [
         (low + match.start(), low + match.end())
@@ -272,7 +303,7 @@ def sheet_source(sheet: Sheet, weight: float, measuring: set[str]) -> Source:
     report = Report(read=len(sheet.examples))
     kept: dict[str, TrainingItem] = {}
     for example in sheet.examples:
-        item = _written_item(example, sheet.name)
+        item = written_item(example, sheet.name)
         text = normalized(item.tokens)
         report.leaked += text in measuring
         report.duplicate += text in kept
@@ -284,6 +315,38 @@ def sheet_source(sheet: Sheet, weight: float, measuring: set[str]) -> Source:
     types = {kind.key: TypeNames(f"{sheet.name}:{kind.key}", kind.names, kind.descriptions) for kind in sheet.types}
     attribution = f"{sheet.title} ({sheet.register}), written for this project."
     return Source(sheet.name, "written", "Apache-2.0", attribution, weight, False, items, held, types, (), report)
+
+
+def _parts(source: Source, schema: Path) -> list[Source]:
+    """A set for each group of a set's items; they share its weight in the ratio of the square roots of their sizes.
+
+    A schema, if the set has one, names the labels of each group.
+    """
+    named = json.loads(schema.read_text(encoding="utf-8")) if schema.is_file() else {}
+    groups = sorted({item.group for item in source.items})
+    roots = {group: sum(item.group == group for item in source.items) ** 0.5 for group in groups}
+    return [
+        replace(
+            source,
+            name=f"{source.name}:{group}",
+            weight=source.weight * roots[group] / sum(roots.values()),
+            items=[item for item in source.items if item.group == group],
+            held=[item for item in source.held if item.group == group],
+            types=_schema_types(f"{source.name}:{group}", named[group]) if named else source.types,
+        )
+        for group in groups
+    ]
+
+
+def _schema_types(source: str, slots: Mapping[str, Any]) -> dict[str, TypeNames]:
+    """The types of a service; of a name that two slots share, only the first slot keeps it."""
+    types, taken = {}, set[str]()
+    for label, pairs in slots.items():
+        names = dict.fromkeys(name for pair in pairs if (name := pair["name"].replace("_", " ").lower()) not in taken)
+        taken |= set(names)
+        descriptions = tuple(dict.fromkeys(pair["description"] for pair in pairs))
+        types[label] = _type_names(f"{source}:{label}", {"names": list(names), "descriptions": descriptions})
+    return types
 
 
 def load_sources(
@@ -311,11 +374,11 @@ def load_sources(
         _refuse(name, entry, data_dir / entry["folder"])
     measuring = measuring_texts(data_dir)
     reports = {name: Report() for name in entries}
-    parts = {n: _split_items(n, e, data_dir / e["folder"], measuring, reports[n]) for n, e in entries.items()}
-    checked = {text for _, held in parts.values() for text in held}
+    read = {n: _split_items(n, e, data_dir / e["folder"], measuring, reports[n]) for n, e in entries.items()}
+    checked = {text for _, held in read.values() for text in held}
     sources = []
     for name, entry in entries.items():
-        kept, held = parts[name]
+        kept, held = read[name]
         # A sentence that another set holds out is no training sentence here either.
         items = [item for text, item in kept.items() if text not in checked]
         reports[name].in_check_set = len(kept) - len(items)
@@ -333,9 +396,12 @@ def load_sources(
             types={label: _type_names(f"{name}:{label}", kind) for label, kind in words.get(name, {}).items()},
             foreign=tuple(_type_names(f"foreign:{key}", kind) for key, kind in foreign.items()),
             report=reports[name],
+            apart=tuple(frozenset(group) for group in entry.get("apart", ())),
         )
-        _check_names(source)
-        sources.append(source)
+        parts = [source] if "each" not in entry else _parts(source, data_dir / entry["folder"] / "schema.json")
+        for part in parts:
+            _check_names(part)
+        sources += parts
     if not written_share:
         return sources
     return sources + written_sources(written_share * sum(source.weight for source in sources), measuring)

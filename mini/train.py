@@ -25,7 +25,7 @@ from cllmfs.encoding.rows import Row
 from cllmfs.model.loading import load_backbone
 from cllmfs.training.loop import Optimization
 from cllmfs.training.recipe import Recipe
-from mini.data import Query, Source, draw, load_sources
+from mini.data import Query, Source, draw, load_all
 
 CONFIG = Path(__file__).with_name("config.toml")
 
@@ -82,7 +82,7 @@ def train(data: Path, start: Path, output: Path, settings: dict, stop_after: flo
         until: the last step, the schedule being that of the whole run.
     """
     output.mkdir(parents=True, exist_ok=True)
-    sources = load_sources(data, written_share=settings["job"]["written_share"])
+    sources = load_all(data, **{name: settings["job"][name] for name in ("written_share", "annotated_share")})
     backbone = load_backbone(str(start), weights="fp32")
     backbone.model.get_input_embeddings().weight.requires_grad_(False)
     job = settings["job"]

@@ -186,6 +186,90 @@ def test_another_sources_check_set_is_not_trained_on(bench: Bench) -> None:
     assert notes.held[0].tokens not in [item.tokens for item in letters.items]
 
 
+def test_a_license_that_the_copy_does_not_state_must_be_stated_elsewhere(bench: Bench) -> None:
+    put(bench.data_dir / "letters", "train", ROWS, license="not stated")
+    bench.list_set(license_stated_in="README of the authors")
+    assert len(bench.load()) == 1
+    put(bench.data_dir / "letters", "train", ROWS, license="CC BY-NC 4.0")
+    with pytest.raises(ConfigError, match=r"'letters'.*'CC BY-NC 4\.0'"):
+        bench.load()
+
+
+def put_texts(bench: Bench, *rows: tuple[str, list[tuple[str, str]], str]) -> None:
+    """A set of texts with spans, given by their own words, and the group of each."""
+    records = []
+    for text, mentions, group in rows:
+        spans = [{"start": text.index(m), "end": text.index(m) + len(m), "label": label} for m, label in mentions]
+        records.append(json.dumps({"text": text, "spans": spans, "service": group}))
+    (bench.data_dir / "letters" / "train.jsonl").write_text("\n".join(records) + "\n")
+
+
+def test_texts_with_offsets_are_read_with_their_own_spacing(bench: Bench) -> None:
+    put_texts(bench, ("Dear  Anna-Lena,come to  Porto!", [("Anna-Lena", "PER"), ("Porto", "LOC")], ""))
+    (source,) = bench.load()
+    (item,) = source.items
+    assert item.written is not None and item.written.text == "Dear  Anna-Lena,come to  Porto!"
+    assert [(item.tokens[start:end], label) for start, end, label in item.spans] == [
+        (["Anna-Lena"], "PER"),
+        (["Porto"], "LOC"),
+    ]
+    texts = {data.draw([source], seed=0, index=index).example.text for index in range(200)}
+    assert "Dear  Anna-Lena,come to  Porto!" in texts
+
+
+def test_each_group_of_a_set_is_a_set_of_its_own(bench: Bench) -> None:
+    put_texts(
+        bench,
+        ("Anna called.", [("Anna", "PER")], "calls"),
+        ("Porto is wet.", [("Porto", "LOC")], "weather"),
+        ("Bo called.", [("Bo", "PER")], "calls"),
+        ("Call Cy.", [("Cy", "PER")], "calls"),
+        ("Call Di.", [("Di", "PER")], "calls"),
+    )
+    bench.list_set(each="service", weight=6)
+    calls, weather = bench.load()
+    assert (calls.name, calls.labels, calls.weight) == ("letters:calls", ("PER",), 4.0)
+    assert (weather.name, weather.labels, weather.weight) == ("letters:weather", ("LOC",), 2.0)
+    assert calls.types["PER"].names == ("person", "name of a person")
+    pairs = [{"name": "the_caller", "description": "Who calls."}, {"name": "Who", "description": "The one who calls."}]
+    other = [{"name": "spot", "description": "Where."}, {"name": "who", "description": "Taken."}, pairs[0]]
+    other.append({"name": "area", "description": "Where."})
+    (bench.data_dir / "letters" / "schema.json").write_text(
+        json.dumps({"calls": {"PER": pairs, "LOC": other}, "weather": {"LOC": other}})
+    )
+    calls, weather = bench.load()
+    assert calls.types["PER"] == data.TypeNames(
+        "letters:calls:PER", ("the caller", "who"), ("Who calls.", "The one who calls.")
+    )
+    assert calls.types["LOC"].names == ("spot", "area"), "of a name that two slots share, the first slot keeps it"
+    assert weather.types["LOC"].names == ("spot", "who", "the caller", "area")
+
+
+def test_labels_that_are_not_annotated_everywhere_are_not_asked(bench: Bench) -> None:
+    put_texts(bench, ("Anna saw Porto.", [("Anna", "PER"), ("Porto", "LOC")], ""))
+    bench.list_set(unasked=["LOC"])
+    (source,) = bench.load()
+    assert source.labels == ("PER",)
+    put(bench.data_dir / "letters", "train", ROWS)
+    (source,) = bench.load()
+    assert source.labels == ("PER",) and len(source.items) == len(ROWS)
+
+
+def test_labels_of_another_group_are_no_negatives(bench: Bench) -> None:
+    rows = [("xAnna called .", [(0, 1, "PER")]), ("yPorto is wet .", [(0, 1, "LOC")]), ("Nobody .", [])]
+    put(bench.data_dir / "letters", "train", [*rows, ("zAcme called .", [(0, 1, "ORG")])])
+    bench.list_set(apart=[["PER"], ["LOC"]])
+    sources = bench.load()
+    asked: dict[str, set[str]] = {}
+    for index in range(400):
+        query = data.draw(sources, seed=0, index=index)
+        first = re.split(r"\W", query.example.text.casefold())[0][:1]
+        asked.setdefault(first, set()).update(kind.key for kind in query.types if "foreign" not in kind.key)
+    person, place, firm = "letters:PER", "letters:LOC", "letters:ORG"
+    assert asked["x"] == {person, firm} and asked["y"] == {place, firm}
+    assert asked["z"] == asked["n"] == {person, place, firm}
+
+
 def test_draws_depend_on_seed_and_index_alone(bench: Bench) -> None:
     one, two = bench.load(), bench.load()
     forward = [data.draw(one, seed=3, index=index) for index in range(60)]
@@ -318,12 +402,12 @@ def test_a_typo_changes_at_most_one_word(seed: int) -> None:
 def test_the_shipped_lists_are_whole() -> None:
     entries = sources_module._read_toml(sources_module.SOURCES_FILE)
     named = sources_module._read_toml(sources_module.TYPES_FILE)
-    assert set(named) == {*entries["sources"], "foreign"}
+    assert set(named) == {*entries["sources"], "foreign"} - {"sgd"}  # whose own schema names its types
     assert not set(entries["sources"]) & set(entries["excluded"])
     assert sum(entry["weight"] for entry in entries["sources"].values()) == 100
     for name, entry in entries["sources"].items():
         assert sources_module.license_family(entry["license"]) is not None, name
         assert not sources_module.is_measuring(name) and entry["attribution"]
-        for label, kind in named[name].items():
-            assert 3 <= len(kind["names"]) <= 6 and len(kind["descriptions"]) == 2, (name, label)
+        for label, kind in named.get(name, {}).items():
+            assert 2 <= len(kind["names"]) <= 6 and len(kind["descriptions"]) == 2, (name, label)
             assert len(set(kind["names"])) == len(kind["names"]), (name, label)

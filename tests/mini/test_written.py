@@ -207,7 +207,7 @@ def test_no_token_crosses_the_edge_of_a_mention(parts: list[tuple[str, str, str]
         text += before + gap
         spans.append(Span(len(text), len(text) + len(mention), key))
         text += mention + gap
-    item = sources_module._written_item(Example(text, tuple(spans)), "s")
+    item = sources_module.written_item(Example(text, tuple(spans)), "s")
     assert_tokens_keep_the_sentence(item)
 
 
