@@ -65,15 +65,15 @@ def read_marks(path: Path, texts: dict[int, str]) -> tuple[dict[int, Marked], li
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         if not line.strip():
             continue
-        if (head := _HEAD.fullmatch(line.strip())) is not None:
-            now = Marked(int(head[1]), skipped=bool(head[3]))
+        if (head := read_head(line.strip())) is not None:
+            now = head
             if now.number not in texts or now.number in found:
                 problems.append(f"line {number}: passage {now.number} is not in this file, or comes twice")
             found[now.number] = now
             continue
         problem = "a mark must come below a #number line" if now is None else ""
         if now is not None and now.number in texts:
-            spans, problem = _spans(line.strip(), texts[now.number])
+            spans, problem = spans_of(line.strip(), texts[now.number])
             now.spans += [span for span in spans if span not in now.spans]
         if problem:
             problems.append(f"line {number}: {problem}: {line.strip()!r}")
@@ -84,7 +84,14 @@ def read_marks(path: Path, texts: dict[int, str]) -> tuple[dict[int, Marked], li
     return found, problems
 
 
-def _spans(line: str, text: str) -> tuple[list[Span], str]:
+def read_head(line: str) -> Marked | None:
+    """The passage that a line ``#number`` or ``#number skip`` begins, still without marks; ``None`` for other lines."""
+    head = _HEAD.fullmatch(line)
+    return None if head is None else Marked(int(head[1]), skipped=bool(head[3]))
+
+
+def spans_of(line: str, text: str) -> tuple[list[Span], str]:
+    """The spans of a line ``mention | type``, and what is wrong with it, if anything."""
     match = _MARK.fullmatch(line)
     if match is None:
         return [], "a mark must be 'mention | type'"

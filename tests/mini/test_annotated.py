@@ -11,7 +11,7 @@ import pytest
 from cllmfs.errors import DataError
 from cllmfs.schema import Span
 from mini import data
-from mini.annotated import marks, passages, register, source, standoff
+from mini.annotated import assemble, marks, passages, register, review, source, standoff
 
 TYPES = [
     {"type": "person", "names": ["human being"], "descriptions": ["Somebody."]},
@@ -205,3 +205,66 @@ def test_passages_of_measuring_sets_are_left_out(types: register.Register, folde
     standoff.write_annotations(path, [(passages.Passage("novel.txt", 15, "novels", TEXT), [])])
     made = source.annotated_source(folder, 1.0, {passages.normalized([TEXT])}, path, types)
     assert (made.items, made.report.leaked) == ([], 1)
+
+
+# --- review and assembly ----------------------------------------------------------------------------------------------
+
+
+def test_corrections_are_applied_and_counted(tmp_path: Path) -> None:
+    before, _ = read(tmp_path, "#7\nAnn Lee | person\nOuse | river\nTarn | river\nBo | dog\n#9\nMay | month\n")
+    path = tmp_path / "corrections.txt"
+    path.write_text(
+        "#7\n- Tarn | river\n+ Tarn | lake\n- Ann Lee | person\n+ Mayor Ann Lee | person\n- Bo | dog\n"
+        "+ swam | sport\n#9 skip\n"
+    )
+    texts = {7: TEXT, 9: "May left in May."}
+    after, counts, problems = review.read_corrections(path, texts, before)
+    assert not problems and after[9].skipped and not after[9].spans
+    assert dict(counts) == {"kept": 2, "retyped": 1, "moved": 1, "dropped": 1, "added": 1, "skipped": 1}
+    assert [TEXT[span.start : span.end] for span in after[7].spans] == ["Mayor Ann Lee", "swam", "Ouse", "Tarn", "Ouse"]
+    assert before[7].spans[0] == span_of(TEXT, "Ann Lee", "person"), "the marks themselves stay"
+
+
+@pytest.mark.parametrize(
+    "text, problem",
+    [
+        ("#7\n- Ouse | lake\n", "line 2: there is no such mark: '- Ouse | lake'"),
+        ("#7\n+ Thames | river\n", "line 2: the passage does not have these words: '+ Thames | river'"),
+        ("#7\nOuse | river\n", "line 2: a correction must be '- mention | type' or '+ mention | type': 'Ouse | river'"),
+        ("+ Ouse | river\n", "line 1: a correction must be '- mention | type' or '+ mention | type': '+ Ouse | river'"),
+        ("#8\n", "line 1: passage 8 has no marks"),
+    ],
+)
+def test_corrections_that_do_not_fit_are_told(tmp_path: Path, text: str, problem: str) -> None:
+    before, _ = read(tmp_path, "#7\nOuse | river\n#9\n")
+    path = tmp_path / "corrections.txt"
+    path.write_text(text)
+    after, _, problems = review.read_corrections(path, {7: TEXT, 9: ""}, before)
+    assert problems == [problem] and after[7].spans == before[7].spans
+
+
+def test_reviewed_passages_are_brought_together(types: register.Register, tmp_path: Path) -> None:
+    for name in ("texts", "marks", "second", "judged"):
+        (tmp_path / name).mkdir()
+    for number, file in enumerate(("000", "001"), start=1):
+        (tmp_path / "texts" / f"{file}.txt").write_text(f"#{number} [novels]\n{TEXT}\n")
+        (tmp_path / "marks" / f"{file}.txt").write_text(f"#{number}\nAnn Lee | Statesman\nOuse | river\nTarn | moon\n")
+    place = {"file": "novel.txt", "at": 3, "kind": "novels", "length": len(TEXT), "hash": passages.hash_of(TEXT)}
+    (tmp_path / "places.jsonl").write_text("".join(json.dumps({"number": n, **place}) + "\n" for n in (1, 2)))
+    (tmp_path / "second" / "000.txt").write_text("#1\nAnn Lee | person\nOuse @1 | river\n")
+    (tmp_path / "judged" / "000.txt").write_text("#1\n+ Tarn | lake\n")
+    ((passage, spans),), figures = assemble.assemble(tmp_path, types)
+    assert passage == passages.Passage("novel.txt", 3, "novels", TEXT)
+    assert [(TEXT[span.start : span.end], span.label) for span in spans] == [
+        ("Ann Lee", "politician"),
+        ("Ouse", "river"),
+        ("Tarn", "lake"),
+        ("Ouse", "river"),
+    ]
+    assert (figures["passages"], figures["mentions"], figures["mentions_of_unknown_types"]) == (1, 4, 1)
+    assert figures["review"] == {"kept": 4, "dropped": 0, "added": 1, "retyped": 0, "moved": 0, "skipped": 0}
+    # Of three and two marks two have the same places; one of them has the same type, the other a more general one.
+    assert figures["agreement"]["all"] == figures["agreement"]["novels"] == {
+        "passages": 1, "first": 3, "second": 2, "same_place": 2, "same_type": 1, "related_type": 2,
+        "f1_same_place": 80.0, "f1_same_type": 40.0, "f1_related_type": 80.0,
+    }  # fmt: skip
