@@ -12,7 +12,6 @@ import re
 import shlex
 import statistics
 import struct
-import tomllib
 from collections.abc import Callable
 from dataclasses import fields
 from functools import cache, partial
@@ -34,7 +33,6 @@ from cllmfs.benchmark.results import (
     summarize,
 )
 from cllmfs.training.recipe import Recipe
-from mini.written import sheets
 
 ROOT = Path(__file__).resolve().parents[1]
 NUMBER = r"[-+]?\d+(?:,\d{3})*(?:\.\d+)?(?:e-?\d+)?"
@@ -173,9 +171,9 @@ def floor(work: str, what: str) -> float:
 @cache
 def mini_facts() -> dict[str, float]:
     """Counts of cllmfs-mini: millions of parameters, draws, and what its written sheets hold."""
-    written = list(sheets())
-    made = tomllib.loads((ROOT / "mini" / "config.toml").read_text(encoding="utf-8"))
-    job, base = made["job"], read_json("src/cllmfs/mini/config.json")
+    made = read_json("mini/training.json")
+    settings, sheets = made["settings"], made["data"]["sheets"]
+    job, base = settings["job"], read_json("src/cllmfs/mini/config.json")
     with open(ROOT / "src" / "cllmfs" / "mini" / "model.safetensors", "rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
         header = json.loads(file.read(length))
@@ -186,14 +184,12 @@ def mini_facts() -> dict[str, float]:
         "layers": base["num_hidden_layers"],
         "positions": base["max_position_embeddings"],
         **job,
-        **made["recipe"],
-        **made["loss"],
-        "contrastive_layer": round(made["loss"]["contrastive_layer"] * base["num_hidden_layers"]),
+        **settings["recipe"],
+        **settings["loss"],
+        "contrastive_layer": round(settings["loss"]["contrastive_layer"] * base["num_hidden_layers"]),
         "draws": job["steps"] * job["sentences_per_step"],
-        "sheets": len(written),
-        "sentences": sum(len(sheet.examples) for sheet in written),
-        "mentions": sum(len(example.spans) for sheet in written for example in sheet.examples),
-        "types": sum(len(sheet.types) for sheet in written),
+        "sheets": sheets["sets"],
+        **{name: sheets[name] for name in ("sentences", "mentions", "types")},
     }
 
 

@@ -10,6 +10,7 @@ a query becomes model input.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
@@ -36,6 +37,7 @@ __all__ = [
     "load_sources",
     "pick_item",
     "pick_source",
+    "summary",
 ]
 
 MAX_HELD_OUT_TYPES = 12
@@ -234,6 +236,17 @@ def load_all(data_dir: str | Path, *, written_share: float = 0.0, annotated_shar
     checked = {normalized(item.tokens) for source in sources for item in source.held}
     weight = annotated_share * sum(source.weight for source in sources if source.domain != "written")
     return [*sources, annotated_source(Path(data_dir), weight, measuring_texts(Path(data_dir)) | checked)]
+
+
+def summary(sources: Sequence[Source]) -> dict[str, dict[str, int]]:
+    """Sets, sentences, mentions and types of each kind of source, without what is held out."""
+    found: dict[str, Counter[str]] = {}
+    for source in sources:
+        kind = {"written": "sheets", "annotated": "annotated"}.get(source.domain, "public")
+        mentions = sum(len(item.spans) for item in source.items)
+        counts = {"sets": 1, "sentences": len(source.items), "mentions": mentions, "types": len(source.labels)}
+        found.setdefault(kind, Counter()).update(counts)
+    return {kind: dict(counts) for kind, counts in found.items()}
 
 
 def held_out(data_dir: str | Path) -> dict[str, list[Query]]:

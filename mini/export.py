@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from cllmfs.model.loading import FIGURES_FILE, PROMPT_FILE, load_backbone
 
 CARD = Path(__file__).with_name("MODEL_CARD.md")
+TRAINING = Path(__file__).with_name("training.json")  # how the weights that ship were made; the card quotes it
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 _KEPT = ("config.json", "model.safetensors", *_TOKENIZER, PROMPT_FILE, FIGURES_FILE, "README.md")
 
@@ -43,6 +44,8 @@ def export(run: Path, start: Path, output: Path) -> None:
             path.unlink()
         elif path.is_file():
             path.chmod(0o644)  # weights are written for the owner alone, and this folder goes into a package
+    facts = {"settings": record["settings"], "data": record["data"]}
+    TRAINING.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     print(f"{output}: step {record['done']} of {record['total']}")
 
 

@@ -25,7 +25,7 @@ from cllmfs.encoding.rows import Row
 from cllmfs.model.loading import load_backbone
 from cllmfs.training.loop import Optimization
 from cllmfs.training.recipe import Recipe
-from mini.data import Query, Source, draw, load_all
+from mini.data import Query, Source, draw, load_all, summary
 
 CONFIG = Path(__file__).with_name("config.toml")
 
@@ -83,6 +83,7 @@ def train(data: Path, start: Path, output: Path, settings: dict, stop_after: flo
     """
     output.mkdir(parents=True, exist_ok=True)
     sources = load_all(data, **{name: settings["job"][name] for name in ("written_share", "annotated_share")})
+    facts = summary(sources)
     backbone = load_backbone(str(start), weights="fp32")
     backbone.model.get_input_embeddings().weight.requires_grad_(False)
     job = settings["job"]
@@ -105,7 +106,7 @@ def train(data: Path, start: Path, output: Path, settings: dict, stop_after: flo
             print(json.dumps({**asdict(step), "tokens_per_second": round(tokens / elapsed)}), file=log, flush=True)
             last = step.number in (step.total, until) or elapsed > stop_after
             if step.number % job["checkpoint_every"] == 0 or last:
-                optimization.save(checkpoint, {"settings": settings})
+                optimization.save(checkpoint, {"settings": settings, "data": facts})
             if last:
                 break
 
