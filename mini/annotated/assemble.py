@@ -28,7 +28,8 @@ RESULTS_FILE = Path(__file__).with_name("results.json")
 
 def plain_names(register: Register) -> dict[str, str]:
     """The plain name of each type by all its names, in small letters."""
-    return {name.casefold(): kind.type for kind in register.types.values() for name in (kind.type, *kind.names)}
+    kinds = register.types.values()
+    return {name.casefold(): kind.type for kind in kinds for name in (kind.type, *kind.names, *kind.covers)}
 
 
 def renamed(spans: Iterable[Span], plain: Mapping[str, str], unknown: Counter[str]) -> list[Span]:

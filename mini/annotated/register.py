@@ -28,6 +28,7 @@ class RegisteredType:
         descriptions: one sentence each.
         parents: more general types; each of its mentions is one of theirs.
         overlaps: types that a mention of this one may also be, without being marked as such.
+        covers: narrower kinds that annotators named, and that have no type of their own here; they are never asked.
     """
 
     type: str
@@ -35,6 +36,7 @@ class RegisteredType:
     descriptions: tuple[str, ...]
     parents: tuple[str, ...] = ()
     overlaps: tuple[str, ...] = ()
+    covers: tuple[str, ...] = ()
 
 
 @dataclass
@@ -113,13 +115,12 @@ def read_register(path: Path = TYPES_FILE) -> Register:
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         record = json.loads(line)
         names, descriptions = tuple(record["names"]), tuple(record["descriptions"])
-        kind = RegisteredType(
-            record["type"], names, descriptions, tuple(record.get("parents", ())), tuple(record.get("overlaps", ()))
-        )
+        others = (tuple(record.get(name, ())) for name in ("parents", "overlaps", "covers"))
+        kind = RegisteredType(record["type"], names, descriptions, *others)
         where = {"source": str(path), "line": number}
         if not names or not descriptions:
             raise DataError(f"a type needs another name and a description, got {line!r}", **where)
-        for name in (kind.type, *names):
+        for name in (kind.type, *names, *kind.covers):
             if owner.setdefault(name.casefold(), kind.type) != kind.type or kind.type in types:
                 raise DataError(f"the name {name!r} stands for {owner[name.casefold()]!r} already", **where)
         types[kind.type] = kind
