@@ -109,6 +109,20 @@ def spans_of(line: str, text: str) -> tuple[list[Span], str]:
     return [Span(start, end, kind) for start, end in places], ""
 
 
+def written(marked: Marked, text: str) -> str:
+    """The lines of a passage and its marks, which :func:`read_marks` reads."""
+    lines = [f"#{marked.number}{' skip' if marked.skipped else ''}"]
+    found: dict[tuple[str, str], list[Span]] = {}
+    for span in marked.spans:
+        found.setdefault((text[span.start : span.end], span.label), []).append(span)
+    for (mention, kind), spans in found.items():
+        places = occurrences(text, mention)
+        numbers = [str(places.index((span.start, span.end)) + 1) for span in spans]
+        chosen = "" if len(numbers) == len(places) else f" @{','.join(numbers)}"
+        lines.append(f"{mention}{chosen} | {kind}")
+    return "\n".join(lines)
+
+
 def _overlaps(spans: Sequence[Span], texts: dict[int, str], marked: Marked) -> Iterator[str]:
     """Mentions that lie inside one another; the inner ones are removed. Equal places may have two types."""
     for inner in list(spans):

@@ -75,6 +75,11 @@ class Register:
             found |= self._above(parent, (*path, name))
         return found
 
+    def plain_names(self) -> dict[str, str]:
+        """The plain name of each type by all its names and by what it covers, in small letters."""
+        kinds = self.types.values()
+        return {name.casefold(): kind.type for kind in kinds for name in (kind.type, *kind.names, *kind.covers)}
+
     def answers(self, asked: str, marked: str) -> bool:
         """Whether a mention of the type ``marked`` answers a question for the type ``asked``."""
         return asked == marked or asked in self.ancestors[marked]

@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from cllmfs.schema import Span
@@ -26,13 +27,8 @@ from mini.annotated.marks import Marked, read_head, read_marks, read_texts, span
 
 def read_corrections(
     path: Path, texts: dict[int, str], marks: dict[int, Marked]
-) -> tuple[dict[int, Marked], Counter[str], list[str]]:
-    """The marks with the corrections of a file.
-
-    Returns:
-        The corrected marks; counts of spans ``kept``, ``dropped``, ``added``, ``retyped`` (same place) and ``moved``
-        (same type, overlapping place), and of passages ``skipped``; and what is wrong with the file, line by line.
-    """
+) -> tuple[dict[int, Marked], list[str]]:
+    """The marks with the corrections of a file, and what is wrong with the file, line by line."""
     made = {number: Marked(number, list(one.spans), one.skipped) for number, one in marks.items()}
     problems: list[str] = []
     now: Marked | None = None
@@ -62,27 +58,25 @@ def read_corrections(
             now.spans += [span for span in spans if span not in now.spans]
     for one in made.values():
         one.spans.sort(key=lambda span: (span.start, span.end, span.label))
-    return made, _changes(marks, made), problems
+    return made, problems
 
 
-def _changes(before: dict[int, Marked], after: dict[int, Marked]) -> Counter[str]:
-    counts: Counter[str] = Counter()
-    for number, old in before.items():
-        new = after[number]
-        if new.skipped and not old.skipped:
-            counts["skipped"] += 1
-            continue
-        gone = [span for span in old.spans if span not in new.spans]
-        fresh = [span for span in new.spans if span not in old.spans]
-        counts["kept"] += len(old.spans) - len(gone)
-        for kind, same in (("retyped", _same_place), ("moved", _same_type)):
-            for span in list(gone):
-                if (other := next((one for one in fresh if same(span, one)), None)) is not None:
-                    counts[kind] += 1
-                    gone.remove(span)
-                    fresh.remove(other)
-        counts["dropped"] += len(gone)
-        counts["added"] += len(fresh)
+def changes(before: Sequence[Span], after: Sequence[Span]) -> Counter[str]:
+    """What a review changed: spans ``kept``, ``dropped`` and ``added``, ``retyped`` and ``moved``.
+
+    A span is retyped if it has another type at the same place, and moved if its type has an overlapping place.
+    """
+    gone = [span for span in before if span not in after]
+    fresh = [span for span in after if span not in before]
+    counts = Counter(kept=len(before) - len(gone))
+    for kind, same in (("retyped", _same_place), ("moved", _same_type)):
+        for span in list(gone):
+            if (other := next((one for one in fresh if same(span, one)), None)) is not None:
+                counts[kind] += 1
+                gone.remove(span)
+                fresh.remove(other)
+    counts["dropped"] = len(gone)
+    counts["added"] = len(fresh)
     return counts
 
 
@@ -116,7 +110,8 @@ if __name__ == "__main__":
     if arguments.corrections is None:
         print(shown(read, marked))
         sys.exit()
-    _, changed, wrong = read_corrections(arguments.corrections, read, marked)
+    corrected, wrong = read_corrections(arguments.corrections, read, marked)
     print(*wrong, sep="\n")
+    changed = sum((changes(one.spans, corrected[number].spans) for number, one in marked.items()), Counter[str]())
     print(", ".join(f"{count} {name}" for name, count in changed.items()) + f"; {len(wrong)} problems")
     sys.exit(1 if wrong else 0)

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cllmfs.schema import Example, Span
+from mini.annotated.collect import renamed
 from mini.annotated.register import Register, read_register
-from mini.annotated.standoff import ANNOTATIONS_FILE, read_annotations, with_text
+from mini.annotated.standoff import ANNOTATIONS_FILE, read_annotations, text_of
 from mini.augment import Rng, pick, shuffled
 from mini.sources import Report, Source, TrainingItem, TypeNames, normalized, written_item
 
@@ -82,7 +83,7 @@ class AnnotatedSource(Source):
 def annotated_source(
     data: Path, weight: float, measuring: set[str], path: Path = ANNOTATIONS_FILE, register: Register | None = None
 ) -> AnnotatedSource:
-    """The annotated passages, joined with their text.
+    """The annotated passages that a reviewer has read, joined with their text.
 
     Args:
         data: the folder of data.
@@ -90,14 +91,16 @@ def annotated_source(
         measuring: normalized texts that must not be trained on.
 
     Raises:
-        DataError: as :func:`~mini.annotated.standoff.with_text` and :func:`~mini.annotated.register.read_register` do.
+        DataError: as :func:`~mini.annotated.standoff.text_of` and :func:`~mini.annotated.register.read_register` do.
     """
     register = register or read_register()
+    plain = register.plain_names()
     report, items, held = Report(), [], []
     for one in read_annotations(path):
+        if one.reviewed is None:
+            continue
         report.read += 1
-        example = with_text(one, data)
-        item = written_item(example, NAME)
+        item = written_item(Example(text_of(one, data), tuple(renamed(one.reviewed, plain))), NAME)
         if normalized(item.tokens) in measuring:
             report.leaked += 1
         elif int(hashlib.sha256(one.hash.encode()).hexdigest(), 16) % HELD_OUT == 0:

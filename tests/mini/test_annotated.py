@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from cllmfs.errors import DataError
 from cllmfs.schema import Span
-from mini import data
-from mini.annotated import assemble, marks, passages, register, review, source, standoff
+from mini import data, sources
+from mini.annotated import collect, marks, passages, register, review, source, standoff
 
 TYPES = [
     {"type": "person", "names": ["human being"], "descriptions": ["Somebody."]},
@@ -96,26 +98,40 @@ def folder(tmp_path: Path) -> Path:
     return made
 
 
+def annotated(text: str, file: str, at: int, first: list[Span], **more: Any) -> standoff.Annotated:
+    return standoff.Annotated(file, at, len(text), passages.hash_of(text), "novels", tuple(first), **more)
+
+
 def test_annotations_are_joined_with_their_text_and_hold_no_word_of_it(folder: Path, tmp_path: Path) -> None:
     spans = [span_of(TEXT, "Ann Lee", "mayor"), span_of(TEXT, "Ouse", "river")]
-    kept = [passages.Passage("novel.txt", 15, "novels", TEXT), passages.Passage("letters/train.jsonl", 0, "mail", TEXT)]
-    path = tmp_path / "passages.jsonl"
-    assert standoff.write_annotations(path, [(one, spans) for one in kept]) == 2
-    assert not {"Ouse", "Ann", "swam", "cold"} & set(path.read_text().replace('"', " ").split())
-    for one in standoff.read_annotations(path):
-        example = standoff.with_text(one, folder)
-        assert (example.text, list(example.spans)) == (TEXT, spans)
+    kept = [annotated(TEXT, "letters/train.jsonl", 0, spans), annotated(TEXT, "novel.txt", 15, spans)]
+    path = tmp_path / "annotations.jsonl"
+    standoff.write_annotations(reversed(kept), path)
+    assert not {"Ouse", "Ann", "swam", "cold"} & set(re.split(r"\W+", path.read_text()))
+    assert list(standoff.read_annotations(path)) == kept
+    assert [standoff.text_of(one, folder) for one in kept] == [TEXT, TEXT]
     other = tmp_path / "other"
     (other / "letters").mkdir(parents=True)
     (other / "novel.txt").write_text(f"Chapter é  one.\n{TEXT}\n", encoding="utf-8")
     (other / "letters" / "train.jsonl").write_text("")
-    first, second = standoff.read_annotations(path)
     with pytest.raises(DataError, match=r"letters/train\.jsonl: there must be a line 1, got 0 lines"):
-        standoff.with_text(first, other)
-    with pytest.raises(
-        DataError, match=r"novel\.txt: the text at 15 is not what was annotated; bring the same version"
-    ):
-        standoff.with_text(second, other)
+        standoff.text_of(kept[0], other)
+    with pytest.raises(DataError, match=r"novel\.txt: the text at 15 is not what was annotated"):
+        standoff.text_of(kept[1], other)
+
+
+def test_a_review_is_kept_as_what_it_changed() -> None:
+    first = [span_of(TEXT, "Ann Lee", "mayor"), span_of(TEXT, "Ouse", "river"), span_of(TEXT, "Tarn", "river")]
+    reviewed = (first[0], span_of(TEXT, "Tarn", "lake"))
+    one = annotated(TEXT, "novel.txt", 15, first, second=(first[1],), reviewed=reviewed)
+    record = one.to_record()
+    assert record["dropped"] == [1, 2] and record["added"] == [[42, 46, "lake"]]
+    assert record["second"] == [[26, 30, "river"]]
+    assert standoff.Annotated.of_record(json.loads(json.dumps(record))) == one
+    untouched = annotated(TEXT, "novel.txt", 15, first, reviewed=tuple(first))
+    assert standoff.Annotated.of_record(untouched.to_record()) == untouched
+    given_up = standoff.Annotated("novel.txt", 15, 3, "00", "novels", None)
+    assert standoff.Annotated.of_record(given_up.to_record()) == given_up
 
 
 # --- register ---------------------------------------------------------------------------------------------------------
@@ -167,10 +183,11 @@ def test_a_register_that_contradicts_itself_is_refused(tmp_path: Path, change: d
 
 @pytest.fixture
 def drawn(types: register.Register, folder: Path, tmp_path: Path) -> source.AnnotatedSource:
-    marked = [span_of(TEXT, "Ann Lee", "mayor"), span_of(TEXT, "Bo", "person"), span_of(TEXT, "Tarn", "lake")]
+    marked = [span_of(TEXT, "Ann Lee", "Head of a town"), span_of(TEXT, "Bo", "person"), span_of(TEXT, "Tarn", "lake")]
     marked += [span_of(TEXT, "Ouse", "river", number) for number in (0, 1)]
-    path = tmp_path / "passages.jsonl"
-    standoff.write_annotations(path, [(passages.Passage("novel.txt", 15, "novels", TEXT), marked)])
+    path = tmp_path / "annotations.jsonl"
+    one = annotated(TEXT, "novel.txt", 15, [*marked, span_of(TEXT, "cold", "river")], reviewed=tuple(marked))
+    standoff.write_annotations([one, annotated(TEXT, "letters/train.jsonl", 0, marked)], path)
     return source.annotated_source(folder, 1.0, set(), path, types)
 
 
@@ -201,13 +218,13 @@ def test_every_type_that_is_certain_is_asked_sooner_or_later(drawn: source.Annot
 
 
 def test_passages_of_measuring_sets_are_left_out(types: register.Register, folder: Path, tmp_path: Path) -> None:
-    path = tmp_path / "passages.jsonl"
-    standoff.write_annotations(path, [(passages.Passage("novel.txt", 15, "novels", TEXT), [])])
-    made = source.annotated_source(folder, 1.0, {passages.normalized([TEXT])}, path, types)
-    assert (made.items, made.report.leaked) == ([], 1)
+    path = tmp_path / "annotations.jsonl"
+    standoff.write_annotations([annotated(TEXT, "novel.txt", 15, [], reviewed=())], path)
+    made = source.annotated_source(folder, 1.0, {sources.normalized([TEXT])}, path, types)
+    assert (made.items, made.report.read, made.report.leaked) == ([], 1, 1)
 
 
-# --- review and assembly ----------------------------------------------------------------------------------------------
+# --- review and collection --------------------------------------------------------------------------------------------
 
 
 def test_corrections_are_applied_and_counted(tmp_path: Path) -> None:
@@ -218,9 +235,10 @@ def test_corrections_are_applied_and_counted(tmp_path: Path) -> None:
         "+ swam | sport\n#9 skip\n"
     )
     texts = {7: TEXT, 9: "May left in May."}
-    after, counts, problems = review.read_corrections(path, texts, before)
+    after, problems = review.read_corrections(path, texts, before)
     assert not problems and after[9].skipped and not after[9].spans
-    assert dict(counts) == {"kept": 2, "retyped": 1, "moved": 1, "dropped": 1, "added": 1, "skipped": 1}
+    counts = review.changes(before[7].spans, after[7].spans)
+    assert counts == {"kept": 2, "retyped": 1, "moved": 1, "dropped": 1, "added": 1}
     assert [TEXT[span.start : span.end] for span in after[7].spans] == ["Mayor Ann Lee", "swam", "Ouse", "Tarn", "Ouse"]
     assert before[7].spans[0] == span_of(TEXT, "Ann Lee", "person"), "the marks themselves stay"
 
@@ -239,32 +257,65 @@ def test_corrections_that_do_not_fit_are_told(tmp_path: Path, text: str, problem
     before, _ = read(tmp_path, "#7\nOuse | river\n#9\n")
     path = tmp_path / "corrections.txt"
     path.write_text(text)
-    after, _, problems = review.read_corrections(path, {7: TEXT, 9: ""}, before)
+    after, problems = review.read_corrections(path, {7: TEXT, 9: ""}, before)
     assert problems == [problem] and after[7].spans == before[7].spans
 
 
-def test_reviewed_passages_are_brought_together(types: register.Register, tmp_path: Path) -> None:
+@pytest.fixture
+def readers(tmp_path: Path, folder: Path) -> Path:
+    """The files of readers: two passages, of which one is reviewed and has a second reader."""
+    made = tmp_path / "readers"
     for name in ("texts", "marks", "second", "judged"):
-        (tmp_path / name).mkdir()
-    for number, file in enumerate(("000", "001"), start=1):
-        (tmp_path / "texts" / f"{file}.txt").write_text(f"#{number} [novels]\n{TEXT}\n")
-        (tmp_path / "marks" / f"{file}.txt").write_text(f"#{number}\nAnn Lee | Statesman\nOuse | river\nTarn | moon\n")
-    place = {"file": "novel.txt", "at": 3, "kind": "novels", "length": len(TEXT), "hash": passages.hash_of(TEXT)}
-    (tmp_path / "places.jsonl").write_text("".join(json.dumps({"number": n, **place}) + "\n" for n in (1, 2)))
-    (tmp_path / "second" / "000.txt").write_text("#1\nAnn Lee | person\nOuse @1 | river\n")
-    (tmp_path / "judged" / "000.txt").write_text("#1\n+ Tarn | lake\n")
-    ((passage, spans),), figures = assemble.assemble(tmp_path, types)
-    assert passage == passages.Passage("novel.txt", 3, "novels", TEXT)
-    assert [(TEXT[span.start : span.end], span.label) for span in spans] == [
-        ("Ann Lee", "politician"),
+        (made / name).mkdir(parents=True)
+    other = "It rained in Oslo."
+    (folder / "novel.txt").write_text(f"{TEXT}\n{other}\n")
+    places = []
+    for number, (text, at) in enumerate(((TEXT, 0), (other, len(TEXT) + 1)), start=1):
+        (made / "texts" / f"00{number}.txt").write_text(f"#{number} [novels]\n{text}\n")
+        place = {"number": number, "file": "novel.txt", "at": at, "kind": "novels"}
+        places.append(json.dumps({**place, "length": len(text), "hash": passages.hash_of(text)}))
+    (made / "places.jsonl").write_text("\n".join(places))
+    (made / "marks" / "001.txt").write_text("#1\nAnn Lee | Statesman\nOuse | river\nTarn | moon\n")
+    (made / "second" / "001.txt").write_text("#1\nAnn Lee | person\nOuse @1 | river\n")
+    (made / "judged" / "001.txt").write_text("#1\n+ Tarn | lake\n")
+    return made
+
+
+def test_what_readers_wrote_is_collected(types: register.Register, readers: Path) -> None:
+    (readers / "marks" / "002.txt").write_text("#2\nOslo | place\n")
+    one, two = collect.collect(readers)
+    assert one.reviewed is not None and [(TEXT[span.start : span.end], span.label) for span in one.reviewed] == [
+        ("Ann Lee", "Statesman"),
         ("Ouse", "river"),
         ("Tarn", "lake"),
+        ("Tarn", "moon"),
         ("Ouse", "river"),
     ]
-    assert (figures["passages"], figures["mentions"], figures["mentions_of_unknown_types"]) == (1, 4, 1)
-    assert figures["review"] == {"kept": 4, "dropped": 0, "added": 1, "retyped": 0, "moved": 0, "skipped": 0}
+    assert (two.first, two.second, two.reviewed) == ((Span(13, 17, "place"),), None, None)
+    found = collect.figures([one, two], types)
+    assert (found["passages"], found["mentions"], found["mentions_of_unknown_types"]) == (1, 4, 1)
+    assert (found["not_reviewed"], found["given_up"]) == (1, 0)
+    assert found["review"] == {"kept": 4, "dropped": 0, "added": 1, "retyped": 0, "moved": 0}
     # Of three and two marks two have the same places; one of them has the same type, the other a more general one.
-    assert figures["agreement"]["all"] == figures["agreement"]["novels"] == {
+    assert found["agreement"]["all"] == found["agreement"]["novels"] == {
         "passages": 1, "first": 3, "second": 2, "same_place": 2, "same_type": 1, "related_type": 2,
         "f1_same_place": 80.0, "f1_same_type": 40.0, "f1_related_type": 80.0,
     }  # fmt: skip
+
+
+def test_marks_that_nobody_reviewed_can_be_worked_on_again(readers: Path, folder: Path, tmp_path: Path) -> None:
+    (readers / "judged" / "001.txt").unlink()
+    made = collect.collect(readers)
+    assert collect.not_annotated(readers, made) == ["002"]
+    again = tmp_path / "again"
+    again.mkdir()
+    (again / "places.jsonl").write_text((readers / "places.jsonl").read_text())
+    assert collect.restore(again, folder, made) == 1
+    assert (again / "marks" / "r000.txt").read_text() == "#1\nAnn Lee | Statesman\nOuse | river\nTarn | moon"
+    assert [one.first for one in collect.collect(again)] == [made[0].first]
+
+
+def test_marks_of_some_occurrences_survive_writing(tmp_path: Path) -> None:
+    lines = "#7\nAnn Lee | person\nTarn | lake\nOuse @2 | river"
+    found, _ = read(tmp_path, lines + "\n#9\n")
+    assert marks.written(found[7], TEXT) == lines
