@@ -327,7 +327,7 @@ def test_a_quarter_is_in_small_letters_and_a_few_are_in_capitals() -> None:
 
 def test_a_written_sentence_is_asked_up_to_six_present_types_and_up_to_three_absent_ones(tmp_path: Path) -> None:
     keys = "abcdefgh"
-    types = [f"{key} = kind {key}; sort {key} :: D." for key in keys]
+    types = [f"{key} = kind {key}; sort {key} :: Described as {key}." for key in keys]
     lines = [" ".join(f"{{{key}{count}|{key}}}" for key in keys[:count]) for count in (2, 7, 8)]
     source = sources_module.sheet_source(sheet_of("\n".join([*HEAD, *types, "", *lines]), tmp_path), 1.0, set())
     asked: dict[int, set[tuple[int, int]]] = {2: set(), 7: set(), 8: set()}
@@ -362,3 +362,16 @@ def test_all_shipped_sheets_parse_and_keep_their_spans() -> None:
             item.written.check()
             assert_tokens_keep_the_sentence(item)
     assert len(names) == len(set(names)) > 100
+
+
+def test_a_few_types_are_asked_by_a_description_alone(tmp_path: Path) -> None:
+    types = ["a = kind a; sort a :: Whatever is an A.", "b = kind b; sort b :: Whatever is a B."]
+    text = "\n".join([*HEAD, *types, "", "Here is {an x|a} and {a y|b}."])
+    source = sources_module.sheet_source(sheet_of(text, tmp_path), 1.0, set())
+    kinds = [kind for index in range(2000) for kind in data.draw([source], seed=0, index=index).types]
+    alone = [kind for kind in kinds if kind.name.startswith("Whatever")]
+    assert {(kind.key[-1], kind.name, kind.description) for kind in alone} == {
+        ("a", "Whatever is an A", ""),
+        ("b", "Whatever is a B", ""),
+    }
+    assert len(alone) / len(kinds) == pytest.approx(data.ONLY_DESCRIPTION_SHARE, abs=0.015)
