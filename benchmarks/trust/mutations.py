@@ -368,6 +368,7 @@ def main() -> None:
     recorder = Recorder(__file__, __doc__ or "")
     recorder.parser.add_argument("--inputs", type=int, default=300)
     recorder.parser.add_argument("--first", type=int, default=0, help="number of the first input")
+    recorder.parser.add_argument("--command", help="try only the inputs of this command")
     recorder.parser.add_argument("--failures", type=Path, help="folder for the inputs that fail")
     options = recorder.parse()
     tried = Tried()
@@ -377,7 +378,8 @@ def main() -> None:
         for kind in kinds(home):
             (home / "undamaged" / kind.path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(home / kind.path, home / "undamaged" / kind.path)
-        try_all(home, list(cases(home, options.seed, options.first, options.inputs)), tried)
+        todo = cases(home, options.seed, options.first, options.inputs)
+        try_all(home, [case for case in todo if options.command in (None, case.arguments[0])], tried)
     if options.failures is not None:
         keep(options.failures, tried)
     record = {name: tried.faults[name] for name in ("traceback", "crash", "hang", "message")}
