@@ -118,20 +118,19 @@ def _choose_types(source: Source, item: TrainingItem, rng: Rng) -> list[TypeName
 
 
 def _ask(kind: TypeNames, rng: Rng) -> QueriedType:
-    if rng.random() < ONLY_DESCRIPTION_SHARE:
-        return QueriedType(kind.key, pick(rng, kind.descriptions).rstrip("."), "")
     name = kind.names[0] if rng.random() < PLAIN_NAME_SHARE else pick(rng, kind.names[1:])
     if rng.random() < 0.15:
         name = (name.lower(), name.title(), name.upper(), name.replace(" ", "_"))[int(rng.random() * 4)]
     return QueriedType(kind.key, name, pick(rng, kind.descriptions) if rng.random() < DESCRIPTION_SHARE else "")
 
 
-def draw(sources: Sequence[Source], *, seed: int, index: int) -> Query:
+def draw(sources: Sequence[Source], *, seed: int, index: int, only_descriptions: bool = True) -> Query:
     """The query number ``index`` of the endless sequence that ``seed`` names; a pure function of its arguments.
 
     Args:
-        sources: what :func:`load_sources` returned, in its order.
+        sources: what :func:`load_all` returned, in its order.
         seed, index: non-negative integers.
+        only_descriptions: whether a few types go by a description in the place of their name.
     """
     rng = np.random.default_rng((seed, index))
     source = pick_source(sources, rng)
@@ -140,9 +139,16 @@ def draw(sources: Sequence[Source], *, seed: int, index: int) -> Query:
         kinds = source.choose(item, rng)
         types = _distinct([_ask(kind, rng) for kind in kinds])
         asked = {kind.key for kind in types}
-        example = source.example_for(item, [kind for kind in kinds if kind.key in asked])
-        return replace(Query(example, types, source.name), example=_change_case(example, rng))
-    types = _distinct([_ask(kind, rng) for kind in _choose_types(source, item, rng)])
+        query = Query(source.example_for(item, [kind for kind in kinds if kind.key in asked]), types, source.name)
+    else:
+        kinds = _choose_types(source, item, rng)
+        query = _drawn(source, item, _distinct([_ask(kind, rng) for kind in kinds]), rng)
+    query = replace(query, example=_change_case(query.example, rng))
+    return _by_descriptions(query, kinds, rng) if only_descriptions else query
+
+
+def _drawn(source: Source, item: TrainingItem, types: Sequence[QueriedType], rng: Rng) -> Query:
+    """A sentence of a set, perhaps with another mention, a typo or the spacing of running text."""
     tokens, spans = item.tokens, item.spans
     if rng.random() < 0.15:
         tokens, spans = replace_mention(tokens, spans, source.mentions, rng)
@@ -150,10 +156,21 @@ def draw(sources: Sequence[Source], *, seed: int, index: int) -> Query:
         tokens = add_typo(tokens, rng)
     natural = rng.random() < 0.5
     if natural and item.written is not None and tokens is item.tokens:
-        query = _as_written(source, item.written, types)
-    else:
-        query = _query(source, tokens, spans, types, natural=natural)
-    return replace(query, example=_change_case(query.example, rng))
+        return _as_written(source, item.written, types)
+    return _query(source, tokens, spans, types, natural=natural)
+
+
+def _by_descriptions(query: Query, kinds: Sequence[TypeNames], rng: Rng) -> Query:
+    """The query with a few of its types named by a description alone."""
+    described = {kind.key: kind.descriptions for kind in kinds}
+    types = [
+        QueriedType(kind.key, pick(rng, described[kind.key]).rstrip("."), "")
+        if rng.random() < ONLY_DESCRIPTION_SHARE
+        else kind
+        for kind in query.types
+    ]
+    # Two types with one description could not be told apart.
+    return replace(query, types=tuple(types)) if len(_distinct(types)) == len(types) else query
 
 
 def _change_case(example: Example, rng: Rng) -> Example:

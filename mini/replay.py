@@ -19,14 +19,16 @@ from mini.data import Query, draw
 from mini.sources import written_sources
 
 SENTENCES = 1000
+LEFT_OUT = ("roles/", "twins/")  # sheets of types that are alike on purpose: nothing general is learned from them
 MOST_TYPES = 7
 
 
 def records() -> Iterator[dict[str, Any]]:
     """Endless; no text twice."""
-    sources, seen = written_sources(1.0, set()), set()
+    sources = [source for source in written_sources(1.0, set()) if not source.name.startswith(LEFT_OUT)]
+    seen = set()
     for index in count():
-        query = draw(sources, seed=0, index=index)
+        query = draw(sources, seed=0, index=index, only_descriptions=False)
         if query.example.text not in seen:
             seen.add(query.example.text)
             yield record(query)
