@@ -13,29 +13,18 @@ from __future__ import annotations
 import argparse
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from cllmfs.schema import Span
 from mini.annotated.marks import Marked, read_marks, read_texts, written
-from mini.annotated.register import Register, read_register
+from mini.annotated.passages import CHUNK
+from mini.annotated.register import Register, read_register, renamed
 from mini.annotated.review import changes, read_corrections
 from mini.annotated.standoff import ANNOTATIONS_FILE, Annotated, read_annotations, text_of, write_annotations
 
 RESULTS_FILE = Path(__file__).with_name("results.json")
-
-
-def renamed(spans: Iterable[Span], plain: Mapping[str, str], unknown: Counter[str] | None = None) -> list[Span]:
-    """Spans with the register's plain names of their types; those of unknown types are left out, and counted."""
-    made = []
-    for span in spans:
-        kind = plain.get(span.label.casefold())
-        if kind is not None:
-            made.append(Span(span.start, span.end, kind))
-        elif unknown is not None:
-            unknown[span.label] += 1
-    return list(dict.fromkeys(made))
 
 
 class Agreement:
@@ -73,9 +62,14 @@ def _with_f1(counts: Counter[str]) -> dict[str, Any]:
     return {**counts, **f1}
 
 
+def _places(folder: Path) -> list[dict[str, Any]]:
+    """What ``places.jsonl`` says of the passages of a folder."""
+    return [json.loads(line) for line in (folder / "places.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
 def collect(folder: Path) -> list[Annotated]:
     """The annotations in a folder of annotators' files."""
-    places = {one["number"]: one for one in map(json.loads, (folder / "places.jsonl").open(encoding="utf-8"))}
+    places = {one["number"]: one for one in _places(folder)}
     made = []
     for path in sorted((folder / "marks").glob("*.txt")):
         texts = read_texts(folder / "texts" / path.name)
@@ -131,25 +125,25 @@ def figures(annotations: Sequence[Annotated], register: Register) -> dict[str, A
 def restore(folder: Path, data: Path, annotations: Iterable[Annotated]) -> int:
     """Write the marks that no reviewer has read into files of a folder again; the number of passages.
 
-    The files have names of their own, ``rNNN.txt``, and hold 50 passages each, numbered as the folder's places are.
+    The files have names of their own, ``rNNN.txt``, and their passages are numbered as the folder's places are.
     """
-    numbers = {one["hash"]: one["number"] for one in map(json.loads, (folder / "places.jsonl").open(encoding="utf-8"))}
+    numbers = {one["hash"]: one["number"] for one in _places(folder)}
     left = [one for one in annotations if one.first is not None and one.reviewed is None and one.hash in numbers]
-    for at in range(0, len(left), 50):
+    for at in range(0, len(left), CHUNK):
         texts, marks = [], []
-        for one in left[at : at + 50]:
+        for one in left[at : at + CHUNK]:
             text = text_of(one, data)
             texts.append(f"#{numbers[one.hash]} [{one.kind}]\n{text}\n")
             marks.append(written(Marked(numbers[one.hash], list(one.first or ())), text))
         for name, blocks in (("texts", texts), ("marks", marks)):
             (folder / name).mkdir(exist_ok=True)
-            (folder / name / f"r{at // 50:03}.txt").write_text("\n".join(blocks), encoding="utf-8")
+            (folder / name / f"r{at // CHUNK:03}.txt").write_text("\n".join(blocks), encoding="utf-8")
     return len(left)
 
 
 def not_annotated(folder: Path, annotations: Iterable[Annotated]) -> list[str]:
     """The names of the files of texts with passages that nobody has annotated."""
-    numbers = {one["hash"]: one["number"] for one in map(json.loads, (folder / "places.jsonl").open(encoding="utf-8"))}
+    numbers = {one["hash"]: one["number"] for one in _places(folder)}
     done = {numbers[one.hash] for one in annotations if one.hash in numbers}
     files = sorted((folder / "texts").glob("*.txt"))
     return [path.stem for path in files if not set(read_texts(path)) <= done]

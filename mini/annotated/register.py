@@ -9,11 +9,13 @@ knows nothing of passages.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cllmfs.errors import DataError
+from cllmfs.schema import Span
 
 TYPES_FILE = Path(__file__).with_name("types.jsonl")
 
@@ -130,3 +132,15 @@ def read_register(path: Path = TYPES_FILE) -> Register:
                 raise DataError(f"the name {name!r} stands for {owner[name.casefold()]!r} already", **where)
         types[kind.type] = kind
     return Register(types)
+
+
+def renamed(spans: Iterable[Span], plain: Mapping[str, str], unknown: Counter[str] | None = None) -> list[Span]:
+    """Spans with the register's plain names of their types; those of unknown types are left out, and counted."""
+    made = []
+    for span in spans:
+        kind = plain.get(span.label.casefold())
+        if kind is not None:
+            made.append(Span(span.start, span.end, kind))
+        elif unknown is not None:
+            unknown[span.label] += 1
+    return list(dict.fromkeys(made))

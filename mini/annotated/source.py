@@ -7,14 +7,12 @@ uncertain for a passage are not asked of it. Knows nothing of how passages were 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cllmfs.schema import Example, Span
-from mini.annotated.collect import renamed
-from mini.annotated.register import Register, read_register
+from mini.annotated.register import Register, read_register, renamed
 from mini.annotated.standoff import ANNOTATIONS_FILE, read_annotations, text_of
 from mini.augment import Rng, pick, shuffled
 from mini.sources import Report, Source, TrainingItem, TypeNames, normalized, written_item
@@ -34,10 +32,8 @@ class AnnotatedSource(Source):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        counts = Counter({label: len(rows) for label, rows in self.by_label.items()})
-        for label in self.register.types:
-            counts[label] += sum(counts[one] for one in self.register.descendants[label] if one in self.by_label)
-        self._common = [label for label, count in sorted(counts.items()) if count]
+        used, below = self.by_label.keys(), self.register.descendants
+        self._common = [label for label in sorted(self.register.types) if label in used or below[label] & used]
 
     def choose(self, item: TrainingItem, rng: Rng) -> list[TypeNames]:
         """The types that a passage is asked for: present ones, some of them more generally, and absent ones."""
